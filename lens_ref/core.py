@@ -181,7 +181,7 @@ def seed_everything(seed: int):
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #53b3108f
+# %% ../nbs/00_core.ipynb #15842892
 def to_uint8(images: Tensor) -> np.ndarray:
     "Images `[B, 3, H, W]` in [-1, 1] (clipped) -> uint8 array `[B, H, W, 3]`. Raises `DataError` on NaN or another shape."
     if images.ndim != 4 or images.shape[1] != 3: raise DataError(f"expected images [B, 3, H, W], got {list(images.shape)}")
@@ -191,7 +191,9 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 def from_uint8(images) -> Tensor:
     "uint8 array `[B, H, W, 3]` (or a list of `[H, W, 3]` arrays or RGB pictures) -> float tensor `[B, 3, H, W]` in [-1, 1]."
-    x = torch.from_numpy(np.stack([np.asarray(im) for im in images]))
+    arrays = [np.asarray(im) for im in images]
+    if len({a.shape for a in arrays}) != 1: raise DataError(f"pictures must share one size, got {sorted({a.shape for a in arrays})}")
+    x = torch.from_numpy(np.stack(arrays))
     if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[-1] != 3:
         raise DataError(f"expected uint8 [B, H, W, 3], got {x.dtype} {list(x.shape)}")
     return x.permute(0, 3, 1, 2).float() / 127.5 - 1

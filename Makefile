@@ -1,0 +1,40 @@
+# Two commands, each sets up .venv first:
+#   make toy    train the toy lineage from nothing into runs/toy: weights, a picture grid, a score table
+#   make test   every check: notebooks, package, lint, tests
+# To use another build of torch (CUDA, or a wheel you have):  make toy TORCH=torch==2.9.1
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+OUT ?= runs/toy
+STAMP = $(VENV)/.lens_ref
+
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+# Two OpenMP threads that spin on a shared core slow each other down more than tenfold.
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: toy test setup readme clean-venv
+
+toy: $(STAMP)
+	lens-ref train --preset toy --out $(OUT)
+
+test: export HF_HUB_OFFLINE = 1
+test: export MPLBACKEND = agg
+test: $(STAMP)
+	ruff check .
+	pytest -q
+
+setup: $(STAMP)
+
+# torch goes first: what is installed after it keeps it, so no second (CUDA) build is downloaded.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; try: make PYTHON=python3.11"; exit 1; }
+	[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+readme: $(STAMP)
+	python .ci/readme.py
+
+clean-venv:
+	rm -rf $(VENV)
