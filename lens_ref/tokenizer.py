@@ -6,15 +6,13 @@
 __all__ = ['CONTROL', 'CJK', 'LETTER', 'LETTERS', 'SPELL', 'REST', 'WORDS', 'CLAUSES', 'PRIVATE', 'byte_pieces', 'build_bpe',
            'learned', 'train_words', 'add_superwords', 'TextTokenizer']
 
-# %% ../nbs/03b_tokenizer.ipynb #bba2f949
-import re
+# %% ../nbs/03b_tokenizer.ipynb #ab454046
+import json
 import warnings
-from collections import Counter
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from .core import CheckpointError, ConfigError, atomic_write
+from .core import CheckpointError, ConfigError, DataError, atomic_write
 
 # %% ../nbs/03b_tokenizer.ipynb #4a2d4884
 CONTROL = ('<|pad|>', '<|start|>', '<|message|>', '<|end|>')
@@ -32,7 +30,7 @@ def byte_pieces(pattern):
     cut = pre_tokenizers.Split(Regex(pattern), behavior='isolated')
     return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
-# %% ../nbs/03b_tokenizer.ipynb #df196c94
+# %% ../nbs/03b_tokenizer.ipynb #32453256
 def build_bpe(vocab, merges, pattern):
     "A `tokenizers.Tokenizer` from a vocabulary {token: id}, its merges in order, and the pre-tokenizer pattern."
     bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges))
@@ -41,7 +39,6 @@ def build_bpe(vocab, merges, pattern):
 
 def learned(bpe):
     "Merges of a trained tokenizer, in order, as pairs of strings."
-    import json
     return [tuple(m) for m in json.loads(bpe.to_str())['model']['merges']]
 
 # %% ../nbs/03b_tokenizer.ipynb #3169d3cd
@@ -54,14 +51,14 @@ def train_words(texts, vocab_size, pattern=WORDS, min_count=2):
     # `bpe` knows the control tokens as text; rebuilding it without that leaves their ids out of reach of any prompt
     return build_bpe(bpe.get_vocab(with_added_tokens=True), learned(bpe), pattern)
 
-# %% ../nbs/03b_tokenizer.ipynb #64ceb9d3
+# %% ../nbs/03b_tokenizer.ipynb #c9e1053f
 PRIVATE = 0xF0000                                            # one private-use character per token of the first stage
 
-def add_superwords(bpe, texts, vocab_size, max_parts=6, min_count=2):
+def add_superwords(bpe, texts, vocab_size, max_parts=6, min_share=1 / 400):
     """Second stage: learn merges *across* words, inside clauses, on top of `bpe`. -> tokenizers.Tokenizer
 
     Each first-stage token becomes one private character, each clause one 'word', and the same trainer runs again.
-    `max_parts`: most first-stage tokens in one superword. Idea: SuperBPE (arXiv 2503.13423); the clause cut is our choice."""
+    max_parts: most first-stage tokens in one superword; min_share: least occurrences per text. Idea: SuperBPE (arXiv 2503.13423); the clause cut is our choice."""
     vocab, merges = bpe.get_vocab(), learned(bpe)
     name = {chr(PRIVATE + i): token for token, i in vocab.items()}
     stage2 = Tokenizer(models.BPE())
@@ -70,7 +67,8 @@ def add_superwords(bpe, texts, vocab_size, max_parts=6, min_count=2):
     clauses = pre_tokenizers.Split(Regex(CLAUSES), behavior='isolated')
     lines = (' '.join(''.join(chr(PRIVATE + i) for i in base.encode(piece).ids) for piece, _ in clauses.pre_tokenize_str(text))
              for text in texts)
-    trainer = trainers.BpeTrainer(vocab_size=10**6, max_token_length=max_parts, min_frequency=min_count, show_progress=False)
+    least = max(2, round(len(texts) * min_share))
+    trainer = trainers.BpeTrainer(vocab_size=10**6, max_token_length=max_parts, min_frequency=least, show_progress=False)
     stage2.train_from_iterator(lines, trainer)
     readable = lambda private: ''.join(name[c] for c in private)
     for left, right in learned(stage2):
@@ -79,7 +77,7 @@ def add_superwords(bpe, texts, vocab_size, max_parts=6, min_count=2):
         vocab.setdefault(''.join(merges[-1]), len(vocab))
     return build_bpe(vocab, merges, CLAUSES)
 
-# %% ../nbs/03b_tokenizer.ipynb #f0805b40
+# %% ../nbs/03b_tokenizer.ipynb #a417b8e7
 class TextTokenizer:
     """Byte-level superword BPE with the chat template of the toy: `<|start|>user<|message|>{prompt}<|end|>`.
 
@@ -94,11 +92,13 @@ class TextTokenizer:
         self.suffix = [self.end]
 
     @classmethod
-    def train(cls, texts, vocab_size=2048, words=1400, max_parts=6, min_count=2):
+    def train(cls, texts, vocab_size=2048, words=1400, max_parts=6, min_share=1 / 400):
         "Learn `words` word tokens, then superwords up to `vocab_size`. texts: list of str. `words=vocab_size` is ordinary BPE."
         if vocab_size < 256 + len(CONTROL): raise ConfigError(f'vocab_size: {vocab_size} is below the {256 + len(CONTROL)} byte and control tokens')
-        bpe = train_words(texts, min(words, vocab_size), min_count=min_count)
-        return cls(add_superwords(bpe, texts, vocab_size, max_parts, min_count))
+        texts = list(texts)
+        if not texts: raise DataError('texts: no captions to train a tokenizer on')
+        bpe = train_words(texts, min(words, vocab_size))
+        return cls(add_superwords(bpe, texts, vocab_size, max_parts, min_share))
 
     @property
     def vocab_size(self): return self.bpe.get_vocab_size()
