@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'CHECKS', 'NEEDED', 'bank', 'gain_map', 'Reading', 'read_setting', 'read_sign', 'Checker', 'Fact', 'facts',
            'holds', 'passes', 'error_rates']
 
-# %% ../nbs/00c_checker.ipynb #4f249536
+# %% ../nbs/00c_checker.ipynb #5fc43432
 import functools
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from .core import DataError
-from .world import (BOARD, COLORS, KINDS, SETTINGS, SIZES, SPRITES, Sign, Thing, background, board_box, draw_board, draw_sign, extent,
+from .world import (BOARD, COLORS, SETTINGS, SIZES, SPRITES, Sign, Thing, background, board_box, draw_board, draw_sign, extent,
                             letter, letter_boxes, place_name, relation, sprite, unit)
 
 # %% ../nbs/00c_checker.ipynb #a9a8c56e
@@ -41,7 +41,7 @@ def gain_map(image, recon, pixels, kinds):
     rest = F.conv2d(torch.stack([d.sum(1), recon.sum(1), (d * recon).sum(1), (recon ** 2).sum(1)], 1), shared)
     return torch.einsum("cr,brkyx->bckyx", PALETTE, by_channel) + rest[:, None] - const[None, :, :, None, None]
 
-# %% ../nbs/00c_checker.ipynb #69cf07dd
+# %% ../nbs/00c_checker.ipynb #689077f0
 @dataclass(frozen=True)
 class Reading:
     "What the checker sees: `things` with the share of their pixels they explain in `fit`, the setting and the sign or None."
@@ -88,12 +88,12 @@ def read_sign(image, ground):
     for place in ("top", "bottom"):
         empty = ground.permute(1, 2, 0).numpy().copy() * 255
         draw_board(empty, place)
-        t, l, b, r = board_box(place, *image.shape[-2:])
-        box = (slice(None), slice(t, b), slice(l, r))
+        top, left, bottom, right = board_box(place, *image.shape[-2:])
+        box = (slice(None), slice(top, bottom), slice(left, right))
         bare, board = ((image[box] - x[box]) ** 2 for x in (ground, _chw(empty)))
         gain, word, color = max(_spell(image, n, place) for n in (2, 3, 4))
-        left = board.sum().item() - gain
-        if left < .5 * bare.sum().item() and (found is None or left < found[0]): found = left, Sign(word, color, place)
+        rest = board.sum().item() - gain
+        if rest < .5 * bare.sum().item() and (found is None or rest < found[0]): found = rest, Sign(word, color, place)
     return found and found[1]
 
 
@@ -112,7 +112,7 @@ def _candidates(image, recon, sizes):
 
 def _place(recon, size, pixels, kinds, c, k, y, x):
     "Draw a candidate on recon [3, H, W] in place; returns (Thing, squared change of the picture)."
-    a, b, alpha = (torch.from_numpy(p) for p in sprite(kinds[k], pixels))
+    a, b, alpha = (torch.from_numpy(p.copy()) for p in sprite(kinds[k], pixels))
     spot = recon[:, y:y + pixels, x:x + pixels]
     change = a * PALETTE[c][:, None, None] + b - alpha * spot
     spot += change

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['scene_samples', 'read_metadata', 'read_image', 'folder_samples', 'as_tensor', 'build_cache', 'CachedData']
 
-# %% ../nbs/02_data.ipynb #61d9606a
+# %% ../nbs/02_data.ipynb #da8f9247
 import json
 import random
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .core import CheckpointError, DataError, load_tensors, save_tensors
+from .core import CheckpointError, DataError, load_tensors
 from .wording import dense_caption
 from .world import render, sample_scene
 

@@ -6,7 +6,7 @@
 __all__ = ['TIMESTEP_LAWS', 'SOLVERS', 'check_t', 'expand_t', 'interpolate', 'velocity_target', 'to_x0', 'to_noise',
            'GaussianMixture', 'per_sample_loss', 'flow_matching_loss', 'loss_by_bin', 'training_mu', 'shift_sigmas',
            'sample_timesteps', 'empirical_mu', 'sigma_schedule', 'velocity_at', 'euler_step', 'heun_step',
-           'half_log_snr', 'dpmpp_2m_step', 'check_sigmas', 'sample_steps', 'sample']
+           'half_log_snr', 'dpmpp_2m_step', 'check_sigmas', 'sample_steps', 'sample', 'guide', 'guided']
 
 # %% ../nbs/06_flow.ipynb #6e36bb95
 import math
@@ -132,7 +132,7 @@ def loss_by_bin(t: Tensor, loss: Tensor, bins: int = 10) -> tuple[Tensor, Tensor
     total = torch.zeros(bins, dtype=loss.dtype, device=loss.device).index_add(0, where, loss.detach())
     return total / count, count                                               # 0/0 is NaN: an empty bin says so
 
-# %% ../nbs/06_flow.ipynb #6bfdeee6
+# %% ../nbs/06_flow.ipynb #8af91815
 def training_mu(tokens: int) -> float:
     "Centre of the training noise levels for a picture of `tokens` (paper Sec 2.3, 256 to 4096 tokens; the same line beyond is our choice)."
     if tokens < 1: raise ConfigError(f"tokens must be at least 1, got {tokens}")
@@ -142,7 +142,7 @@ def shift_sigmas(sigmas: Tensor, mu) -> Tensor:
     """Noise levels in [0, 1] pushed towards noise by `mu` (a number or tensor): `e^mu / (e^mu + 1/sigma - 1)`, 0 and 1 stay put.
 
     The same as adding `mu` to `logit(sigma)` (released scheduler's exponential time shift)."""
-    scale = mu.exp() if torch.is_tensor(mu) else math.exp(mu)
+    scale = mu.exp() if torch.is_tensor(mu) else torch.tensor(math.exp(mu), dtype=sigmas.dtype, device=sigmas.device)   # number / tensor rounds twice
     return scale / (scale + (1 / sigmas - 1))
 
 # %% ../nbs/06_flow.ipynb #60442286
@@ -238,3 +238,24 @@ def sample(velocity_fn, noise: Tensor, sigmas, solver: str = "euler", callback=N
         x = state[2]
         if callback is not None: callback(*state)
     return x
+
+# %% ../nbs/06_flow.ipynb #00084cc0
+def guide(cond: Tensor, uncond: Tensor, scale: float, rescale: bool = True) -> Tensor:
+    """Classifier-free guidance `uncond + scale (cond - uncond)` on velocities `[..., C]`.
+
+    `rescale` gives each token back the norm that `cond` has over its channels (released code: per-token norm rescale). `scale=1` returns `cond`."""
+    if scale == 1: return cond
+    combined = uncond + scale * (cond - uncond)
+    if not rescale: return combined
+    size = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)                  # [..., 1]
+    return combined * (torch.linalg.vector_norm(cond, dim=-1, keepdim=True) / size.clamp(min=torch.finfo(size.dtype).tiny))
+
+def guided(cond_fn, uncond_fn, scale: float, rescale: bool = True, interval: tuple = (0., 1.)):
+    "A velocity function for `sample` that guides `cond_fn` away from `uncond_fn` while `t` is within `interval`, and is `cond_fn` elsewhere (interval: our extra)."
+    low, high = interval
+    if not 0 <= low <= high <= 1: raise ConfigError(f"interval must be two noise levels low <= high within [0, 1], got {tuple(interval)}")
+    def velocity(x, t):
+        cond, on = cond_fn(x, t), (t >= low) & (t <= high)
+        if scale == 1 or not bool(on.any()): return cond                             # spares the second evaluation
+        return torch.where(on.reshape(-1, *[1] * (x.ndim - 1)), guide(cond, uncond_fn(x, t), scale, rescale), cond)
+    return velocity

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRESETS', 'TrainConfig', 'lr_at', 'drop_captions', 'timestep_mu', 'velocity_errors', 'pretrain_step',
-           'NoiseBins', 'EMA', 'trainable', 'DivergedError', 'State', 'to_device', 'make_optimiser', 'Learner',
-           'FixedValidation', 'kept_weights', 'model_config', 'run_state', 'load_optimiser', 'load_run',
-           'save_checkpoint', 'resume', 'batch_size_of', 'observe', 'open_run', 'train', 'fit', 'export',
-           'InMemoryData', 'Progress', 'StopSignal', 'checkpoints', 'latest_checkpoint', 'read_checkpoint']
+           'NoiseBins', 'EMA', 'trainable', 'DivergedError', 'State', 'make_optimiser', 'Learner', 'FixedValidation',
+           'kept_weights', 'model_config', 'run_state', 'load_optimiser', 'load_run', 'save_checkpoint', 'resume',
+           'observe', 'open_run', 'train', 'fit', 'export', 'InMemoryData', 'Progress', 'StopSignal', 'checkpoints',
+           'latest_checkpoint', 'read_checkpoint']
 
-# %% ../nbs/07_pretrain.ipynb #87080710
+# %% ../nbs/07_pretrain.ipynb #8e9bb80f
 import contextlib, json, math, shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from .core import CheckpointError, Config, ConfigError, LensError, save_tensors, show_images
 from .flow import interpolate, sample_timesteps, training_mu, velocity_target
-from .runs import (InMemoryData, Meter, Progress, StopSignal, check_same, check_weights, checkpoints, command_line, due, git_commit,
-                           isolated_rng, latest_checkpoint, own_state, read_checkpoint, rng_state, set_rng_state, write_checkpoint)
+from .runs import (InMemoryData, Meter, Progress, StopSignal, batch_size_of, check_same, check_weights, checkpoints, command_line, due, git_commit,
+                           isolated_rng, latest_checkpoint, own_state, read_checkpoint, rng_state, set_rng_state, to_device, write_checkpoint)
 _all_ = ["InMemoryData", "Progress", "StopSignal", "checkpoints", "latest_checkpoint", "read_checkpoint"]
 
 # %% ../nbs/07_pretrain.ipynb #dec353dd
@@ -170,7 +170,7 @@ def trainable(model) -> list:
     "`(name, parameter)` of all that is trained: everything in pre-training, the adapters in RL."
     return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
-# %% ../nbs/07_pretrain.ipynb #ac8c49b7
+# %% ../nbs/07_pretrain.ipynb #468daf7a
 class DivergedError(LensError, ArithmeticError):
     "Too many steps in a row had a loss or gradient that is not finite."
 
@@ -186,12 +186,6 @@ class State:
     images: object = None                        # output of the sample callback, when it ran
     rate: float = 0.0                            # samples per second
     eta: float = 0.0                             # seconds to the end of the run
-
-def to_device(x, device):
-    "Move every tensor in a nest of dicts, lists and tuples."
-    if isinstance(x, Tensor): return x.to(device, non_blocking=True)
-    if isinstance(x, dict): return {k: to_device(v, device) for k, v in x.items()}
-    return type(x)(to_device(v, device) for v in x) if isinstance(x, (list, tuple)) else x
 
 def make_optimiser(model, config: TrainConfig):
     "AdamW with betas from `config`; weight decay on matrices only (our choice)."
@@ -342,11 +336,7 @@ def resume(folder, learner: Learner, step_fn=None, data=None, allow=(), log=prin
     if path is not None: load_run(read_checkpoint(path), learner, step_fn, data, allow, path)
     return path
 
-# %% ../nbs/07_pretrain.ipynb #bad7317a
-def batch_size_of(batch) -> int:
-    "Samples in a batch (the length of its first entry) or in a list of batches."
-    return sum(map(batch_size_of, batch)) if isinstance(batch, list) else len(next(iter(batch.values())))
-
+# %% ../nbs/07_pretrain.ipynb #67b525c9
 def observe(learner: Learner, state: State, validate=None, sample=None, folder=None):
     "Run validation (own and averaged weights) and the sample callback (averaged weights) where they are due."
     c, L = learner.config, learner

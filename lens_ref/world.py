@@ -249,7 +249,7 @@ def background(setting, height=64, width=64):
     _details(ImageDraw.Draw(im), setting, w, h)
     return np.asarray(im.resize((width, height), Image.Resampling.BOX)).astype(np.float32)
 
-# %% ../nbs/00_world.ipynb #5a5f9106
+# %% ../nbs/00_world.ipynb #4edb3f33
 BOARD, FRAME, SLOT = (30, 32, 48), (250, 250, 250), 14             # board and its frame; width of a letter in a 64-pixel picture
 
 
@@ -291,10 +291,10 @@ def letter_boxes(n, place, height, width):
 
 def draw_board(img, place):
     "An empty framed board on `img` [H, W, 3] float, in place."
-    t, l, b, r = board_box(place, *img.shape[:2])
+    top, left, bottom, right = board_box(place, *img.shape[:2])
     e = max(1, round(unit(*img.shape[:2])))
-    img[t:b, l:r] = FRAME
-    img[t + e:b - e, l + e:r - e] = BOARD
+    img[top:bottom, left:right] = FRAME
+    img[top + e:bottom - e, left + e:right - e] = BOARD
 
 
 def draw_sign(img, sign):

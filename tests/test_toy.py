@@ -1,0 +1,119 @@
+"""The toy from the outside: bad input is named, a saved pipeline is the same pipeline, the checker sees planted errors."""
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lens_ref.checker import Checker, Fact, error_rates, facts, holds
+from lens_ref.cli import main
+from lens_ref.core import CheckpointError, DataError
+from lens_ref.data import CachedData, folder_samples
+from lens_ref.dit import LensTransformer2DModel, init_weights, preset
+from lens_ref.pipeline import LensPipeline, velocity_field
+from lens_ref.text import GptOss, TextConfig, TextEncoder
+from lens_ref.tokenizer import TextTokenizer
+from lens_ref.vae import ToyVAE
+from lens_ref.wording import LANGUAGES, dense_caption
+from lens_ref.world import Scene, Thing, render, sample_scene
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    tokenizer = TextTokenizer.train([dense_caption(sample_scene(rng), rng, lang) for lang in LANGUAGES for _ in range(40)], vocab_size=600, words=500)
+    encoder = TextEncoder(GptOss(TextConfig.toy(tokenizer.vocab_size)), tokenizer)
+    dit = init_weights(LensTransformer2DModel(**preset("toy", num_layers=2, enc_hidden_dim=encoder.width).to_dict()))
+    for p in dit.parameters(): p.data += .02 * torch.randn_like(p)      # leave the zeros of the initialisation
+    return LensPipeline(dit, ToyVAE(width=16), encoder, dict(num_inference_steps=3))
+
+
+def pixels(pipe, *args, **kw): return pipe(*args, generator=torch.Generator().manual_seed(1), output_type="pt", **kw).images
+
+
+def test_pipeline_survives_saving(pipe, tmp_path):
+    before = pixels(pipe, "a large red cat")
+    pipe.save_pretrained(tmp_path / "p")
+    after = pixels(LensPipeline.from_pretrained(tmp_path / "p"), "a large red cat")
+    assert (before - after).abs().max() < .1                            # bfloat16 on disk
+    assert LensPipeline.from_pretrained(tmp_path / "p").defaults["num_inference_steps"] == 3
+
+
+def test_padding_never_changes_an_image(pipe):
+    noise = torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(2))
+    long = "a large red cat in the top left and a small blue fish in the bottom right of the picture, against a dark night sky full of stars"
+    alone = pipe("a red cat", latents=noise, output_type="pt").images
+    beside = pipe(["a red cat", long], latents=noise.repeat(2, 1, 1), output_type="pt").images[:1]
+    assert torch.allclose(alone, beside, atol=1e-4)
+
+
+def test_guidance_one_is_a_single_pass(pipe):
+    text, mask = pipe.text_encoder.encode(["a red cat"])
+    x, t, seen = torch.randn(1, 16, 64), torch.tensor([.5]), []
+    spy = lambda latents, *a: seen.append(len(latents)) or pipe.transformer(latents, *a)
+    velocity_field(spy, text, mask, (4, 4), 1.0)(x, t); velocity_field(spy, text, mask, (4, 4), 3.0)(x, t)
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("break_it, named", [(lambda p: (p / "model_index.json").unlink(), "model_index.json"),
+                                             (lambda p: (p / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"x" * 40), "vae"),
+                                             (lambda p: (p / "text_encoder/model.safetensors").unlink(), "text_encoder")])
+def test_damaged_pipeline_is_named(pipe, tmp_path, break_it, named):
+    pipe.save_pretrained(tmp_path / "p")
+    break_it(tmp_path / "p")
+    with pytest.raises(CheckpointError, match=named): LensPipeline.from_pretrained(tmp_path / "p")
+
+
+@pytest.mark.parametrize("argv, named", [(["generate", "a cat", "--height", "70"], "height: 70"), (["generate", "a cat", "--model", "nowhere"], "nowhere"),
+                                         (["evaluate", "--model", "nowhere"], "nowhere"), (["train", "--steps", "0", "--out", "x"], "steps"),
+                                         (["info", "--preset", "huge"], "huge")])
+def test_command_line_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert named in err and err.count("\n") == 1
+
+
+def test_folder_of_images_names_the_line(tmp_path):
+    from PIL import Image
+    Image.new("RGB", (80, 40), "red").save(tmp_path / "a.png"); (tmp_path / "b.png").write_bytes(b"not an image")
+    def meta(*rows): (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+    meta(dict(file_name="a.png", text="a red bar"))
+    (image, text, _), = folder_samples(tmp_path)
+    assert image.shape == (64, 64, 3) and text == "a red bar" and (image == (255, 0, 0)).all()
+    meta(dict(file_name="a.png", text="a red bar"), dict(file_name="a.png", text=" "))
+    with pytest.raises(DataError, match=r"metadata.jsonl:2: the caption"): list(folder_samples(tmp_path))
+    meta(dict(file_name="c.png", text="x"))
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: file_name 'c.png'"): list(folder_samples(tmp_path))
+    meta(dict(file_name="b.png", text="x"))
+    with pytest.raises(DataError, match="b.png: not a readable image"): list(folder_samples(tmp_path))
+
+
+def test_checker_sees_planted_errors():
+    rng, checker = random.Random(5), Checker()
+    scenes = [sample_scene(rng, "attribute") for _ in range(6)]
+    wrong = [replace(s, things=tuple(replace(t, color="green" if t.color != "green" else "red") for t in s.things)) for s in scenes]
+    readings = checker.read([render(s) for s in wrong])
+    for s, r in zip(scenes, readings):
+        assert not any(holds(f, r) for f in facts(s) if f.what == "color")
+        assert all(holds(f, r) for f in facts(s) if f.what in ("object", "count"))
+
+
+def test_checker_reads_other_sizes_and_an_empty_scene():
+    empty = Scene((), "beach")
+    assert Checker().read([render(empty)])[0].things == ()
+    s = Scene((Thing("cat", "red", "large", .25, .5), Thing("bell", "blue", "large", .75, .5)), "snow")
+    for size in ((64, 128), (96, 96)): assert error_rates([s], Checker().read([render(s, *size)]))["all"][0] == 0
+    with pytest.raises(DataError, match="'mood' is unknown"): holds(Fact("mood", ("happy",)), Checker().read([render(empty)])[0])
+
+
+def test_every_batch_order_is_its_own_step():
+    n = 64
+    cache = dict(latents=torch.arange(n).float().view(n, 1, 1), tokens=torch.ones(n * 2, 1, 4).bfloat16(), offsets=torch.arange(n + 1) * 2, grid=torch.tensor([1, 1]))
+    data = CachedData(cache, 8, seed=3)
+    later = data.batch(13)["latents"]
+    assert torch.equal(later, CachedData(cache, 8, seed=3).batch(13)["latents"])
+    for epoch in (0, 1): assert sorted(np.concatenate([data.batch(epoch * 8 + i)["latents"].flatten().numpy() for i in range(8)])) == list(range(n))
