@@ -145,7 +145,7 @@ def shift_sigmas(sigmas: Tensor, mu) -> Tensor:
     scale = mu.exp() if torch.is_tensor(mu) else torch.tensor(math.exp(mu), dtype=sigmas.dtype, device=sigmas.device)   # number / tensor rounds twice
     return scale / (scale + (1 / sigmas - 1))
 
-# %% ../nbs/06_flow.ipynb #60442286
+# %% ../nbs/06_flow.ipynb #252f7081
 TIMESTEP_LAWS = {"logit_normal": lambda g, n, mu, std: torch.sigmoid(mu + std * _draw(torch.randn, g, n)),   # the paper's
                  "uniform": lambda g, n, mu, std: _draw(torch.rand, g, n),                                   # ignores mu
                  "shifted_uniform": lambda g, n, mu, std: shift_sigmas(_draw(torch.rand, g, n), mu)}         # the law of the inference schedule
@@ -156,12 +156,12 @@ def _draw(law, generator, n: int) -> Tensor:
 def sample_timesteps(batch: int, mu, generator=None, std: float = 1.0, law: str = "logit_normal", device=None) -> Tensor:
     """Noise levels `t [batch]` in float32 for one training step.
 
-    `mu` is a number or a CPU tensor `[batch]` (one per picture size); `law` is one of `TIMESTEP_LAWS`, else ConfigError. Paper Sec 2.3; `std` inferred."""
+    `mu` is a number or a tensor `[batch]` on the generator's device (one per picture size); `law` is one of `TIMESTEP_LAWS`, else ConfigError. Paper Sec 2.3; `std` inferred."""
     if law not in TIMESTEP_LAWS: raise ConfigError(f"unknown law {law!r} of timesteps; {nearest(str(law), TIMESTEP_LAWS)}")
     if not std > 0: raise ConfigError(f"std must be positive, got {std}")
     return TIMESTEP_LAWS[law](generator, batch, mu, std).to(device)
 
-# %% ../nbs/06_flow.ipynb #25ef6b48
+# %% ../nbs/06_flow.ipynb #b75fd40a
 def empirical_mu(tokens: int, steps: int) -> float:
     "FLUX.2's inference shift, as the released pipeline uses it: linear in `steps` between two lines in `tokens`; only the second line past 4300 tokens."
     if tokens < 1: raise ConfigError(f"tokens must be at least 1, got {tokens}")
@@ -173,7 +173,8 @@ def empirical_mu(tokens: int, steps: int) -> float:
 
 def sigma_schedule(tokens: int, steps: int, mu: float | None = None) -> Tensor:
     "The levels a sampler visits: float32 `[steps + 1]`, from 1 to 0. Released code's schedule; another `mu` replaces `empirical_mu` (0 = equal steps)."
-    mu = empirical_mu(tokens, steps) if mu is None else mu
+    default = empirical_mu(tokens, steps)              # also checks both numbers
+    mu = default if mu is None else mu
     even = torch.linspace(1, 1 / steps, steps, dtype=torch.float64).float()
     return torch.cat([shift_sigmas(even, mu), torch.zeros(1)])
 

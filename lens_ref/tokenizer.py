@@ -51,10 +51,10 @@ def train_words(texts, vocab_size, pattern=WORDS, min_count=2):
     # `bpe` knows the control tokens as text; rebuilding it without that leaves their ids out of reach of any prompt
     return build_bpe(bpe.get_vocab(with_added_tokens=True), learned(bpe), pattern)
 
-# %% ../nbs/03b_tokenizer.ipynb #c9e1053f
+# %% ../nbs/03b_tokenizer.ipynb #dfa5096c
 PRIVATE = 0xF0000                                            # one private-use character per token of the first stage
 
-def add_superwords(bpe, texts, vocab_size, max_parts=6, min_share=1 / 400):
+def add_superwords(bpe, texts, vocab_size, max_parts=10, min_share=1 / 400):
     """Second stage: learn merges *across* words, inside clauses, on top of `bpe`. -> tokenizers.Tokenizer
 
     Each first-stage token becomes one private character, each clause one 'word', and the same trainer runs again.
@@ -77,7 +77,7 @@ def add_superwords(bpe, texts, vocab_size, max_parts=6, min_share=1 / 400):
         vocab.setdefault(''.join(merges[-1]), len(vocab))
     return build_bpe(vocab, merges, CLAUSES)
 
-# %% ../nbs/03b_tokenizer.ipynb #a417b8e7
+# %% ../nbs/03b_tokenizer.ipynb #76731bce
 class TextTokenizer:
     """Byte-level superword BPE with the chat template of the toy: `<|start|>user<|message|>{prompt}<|end|>`.
 
@@ -92,7 +92,7 @@ class TextTokenizer:
         self.suffix = [self.end]
 
     @classmethod
-    def train(cls, texts, vocab_size=2048, words=1400, max_parts=6, min_share=1 / 400):
+    def train(cls, texts, vocab_size=3072, words=1000, max_parts=10, min_share=1 / 400):
         "Learn `words` word tokens, then superwords up to `vocab_size`. texts: list of str. `words=vocab_size` is ordinary BPE."
         if vocab_size < 256 + len(CONTROL): raise ConfigError(f'vocab_size: {vocab_size} is below the {256 + len(CONTROL)} byte and control tokens')
         texts = list(texts)

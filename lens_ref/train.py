@@ -336,7 +336,7 @@ def resume(folder, learner: Learner, step_fn=None, data=None, allow=(), log=prin
     if path is not None: load_run(read_checkpoint(path), learner, step_fn, data, allow, path)
     return path
 
-# %% ../nbs/07_pretrain.ipynb #67b525c9
+# %% ../nbs/07_pretrain.ipynb #6e0a07bd
 def observe(learner: Learner, state: State, validate=None, sample=None, folder=None):
     "Run validation (own and averaged weights) and the sample callback (averaged weights) where they are due."
     c, L = learner.config, learner
@@ -369,7 +369,8 @@ def train(learner: Learner, step_fn, data, *, folder=None, validate=None, sample
     `folder`: resume from there and save there, every `checkpoint_every` steps, on Ctrl-C or SIGTERM, on `break`, and at the end.
     `validate(model) -> float` and `sample(model) -> images [B, 3, H, W]` run every `validate_every` and `sample_every` steps.
     `allow`: config fields that may differ from the checkpoint's. Raises `DivergedError`, `CheckpointError`, `ConfigError`."""
-    c, stop, meter, saved = learner.config, stop or StopSignal(), Meter(), learner.step
+    c, meter, saved = learner.config, Meter(), learner.step
+    stop = StopSignal() if stop is None else stop   # not `stop or ...`: a signal nobody has sent is falsy
     def save():
         nonlocal saved
         if folder and saved != learner.step: save_checkpoint(folder, learner, step_fn, data); saved = learner.step
@@ -381,11 +382,12 @@ def train(learner: Learner, step_fn, data, *, folder=None, validate=None, sample
                 state = learner.advance(step_fn, batch)
                 observe(learner, state, validate, sample, folder)
                 if stop or due(learner.step, c.checkpoint_every, c.steps): save()
-            learner.stopped = stop.received
             yield meter.tick(state, batch_size_of(batch), c.steps)
-    except GeneratorExit:
+        save()                                       # the signal came while the caller had the state
+    except GeneratorExit:                            # the caller left the loop
         save()
         raise
+    finally: learner.stopped = stop.received
 
 # %% ../nbs/07_pretrain.ipynb #3c0bb59e
 def fit(learner: Learner, step_fn, data, *, progress: Progress | None = None, **kwargs) -> Progress:

@@ -434,6 +434,15 @@ def test_signal_finishes_the_step_saves_and_ends(tmp_path, number):
     assert learner.stopped is None and same(T.kept_weights(whole.model), T.kept_weights(learner.model))
 
 
+def test_signal_while_the_plot_is_drawn(tmp_path):
+    learner = T.Learner(tiny(), config())
+    class Watcher(T.Progress):
+        def update(self, state):
+            if state.step == 4: signal.raise_signal(signal.SIGINT)
+    T.fit(learner, T.pretrain_step, tiny_data(), folder=tmp_path, progress=Watcher(learner, "lines", log=str))
+    assert learner.step == 4 and learner.stopped == signal.SIGINT and T.latest_checkpoint(tmp_path).name == "step_00000004.pt"
+
+
 def test_second_signal_strikes_at_once():
     with pytest.raises(KeyboardInterrupt), T.StopSignal():
         signal.raise_signal(signal.SIGINT)
