@@ -144,7 +144,7 @@ class SwiGLU(nn.Module):
         w1, w3 = (F.pad(w.weight, (0, 0, 0, self.pad)) for w in (self.w1, self.w3))
         return F.linear(F.silu(F.linear(x, w1)) * F.linear(x, w3), F.pad(self.w2.weight, (0, self.pad)))
 
-# %% ../nbs/05_dit.ipynb #af05aefe
+# %% ../nbs/05_dit.ipynb #86adb15e
 class JointAttention(nn.Module):
     "One attention over [image; text]: each stream has its own fused QKV, QK norms and output projection (released code)."
     def __init__(self, dim: int, heads: int):
@@ -155,19 +155,19 @@ class JointAttention(nn.Module):
         self.to_out, self.to_add_out = nn.ModuleList([nn.Linear(dim, dim)]), nn.Linear(dim, dim)
 
     def qk_weight(self, n: int, s: int) -> Tensor:
-        "The four QK-norm weights laid out per token: `[n + s, 2, 1, head_dim]`."
-        image = torch.stack([self.norm_q.weight, self.norm_k.weight])[None, :, None].expand(n, -1, -1, -1)
-        text = torch.stack([self.norm_added_q.weight, self.norm_added_k.weight])[None, :, None].expand(s, -1, -1, -1)
-        return torch.cat([image, text])
+        "The four QK-norm weights laid out per token: `[n + s, 2, heads, head_dim]`."
+        def lay(q, k, tokens): return torch.stack([q.weight, k.weight])[None, :, None].expand(tokens, 2, self.heads, -1)
+        return torch.cat([lay(self.norm_q, self.norm_k, n), lay(self.norm_added_q, self.norm_added_k, s)])
 
     def qkv(self, image: Tensor, text: Tensor, rope: Tensor) -> tuple:
         "image `[B, n, D]`, text `[B, s, D]` -> q, k, v, each `[B, heads, n + s, head_dim]`, normed and turned."
-        joint = torch.cat([self.img_qkv(image), self.txt_qkv(text)], 1).unflatten(-1, (3, self.heads, -1))  # [B, n+s, 3, H, d]
-        qk, v = joint.split([2, 1], 2)
+        streams = zip(*(x.split([2 * x.shape[-1] // 3, x.shape[-1] // 3], -1) for x in (self.img_qkv(image), self.txt_qkv(text))))
+        qk, v = (torch.cat(s, 1) for s in streams)                       # [B, n+s, 2D], [B, n+s, D]
+        qk, v = qk.unflatten(-1, (2, self.heads, -1)), v.unflatten(-1, (self.heads, -1))  # [B, n+s, 2, H, d], [B, n+s, H, d]
         # Queries and keys of both streams go through norm and RoPE as one tensor: a quarter of the calls, same numbers.
         qk = F.rms_norm(qk, qk.shape[-1:], None, self.norm_q.eps) * self.qk_weight(image.shape[1], text.shape[1])
         q, k = apply_rope(qk, rope).type_as(v).permute(2, 0, 3, 1, 4)
-        return q, k, v.squeeze(2).transpose(1, 2)
+        return q, k, v.transpose(1, 2)
 
     def forward(self, image: Tensor, text: Tensor, rope: Tensor, mask: Tensor | None = None, last: bool = False) -> tuple:
         "-> (image, text) updates; `mask` bool `[B, 1, 1, n + s]`, True = may be looked at. `last`: no text update (None)."

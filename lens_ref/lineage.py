@@ -26,7 +26,7 @@ from .vae import ToyVAE, psnr, train_vae
 from .wording import LANGUAGES, alt_text, brief_caption, dense_caption
 from .world import render, sample_scene
 
-# %% ../nbs/07c_lineage.ipynb #6d398c49
+# %% ../nbs/07c_lineage.ipynb #f18e1cd9
 @dataclass
 class LineageConfig(Config):
     "Sizes of the toy lineage; `steps` is what separates half an hour from two."
@@ -111,7 +111,7 @@ def new_transformer(encoder, seed=0):
 
 def stage_transformer(out, config, data, encoder, vae, log=print):
     "Train the transformer to `config.steps`, going on from the last checkpoint. Returns the pipeline with averaged weights."
-    tc = TrainConfig.preset("toy", steps=config.steps, batch_size=config.batch_size, lr=config.lr, schedule="wsd", decay_fraction=.3, ema=.999,
+    tc = TrainConfig.preset("toy", steps=config.steps, batch_size=config.batch_size, lr=config.lr, schedule="wsd", decay_fraction=.3, warmup=min(100, config.steps // 4), ema=.999,
                             checkpoint_every=500, validate_every=500, sample_every=0, seed=config.seed, keep_last=2, betas=(.9, .99))
     learner = Learner(new_transformer(encoder, config.seed), tc)
     start, first = time.monotonic(), None

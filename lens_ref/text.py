@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['default_rope', 'TextConfig', 'RMSNorm', 'rope_frequencies', 'rope_table', 'rotate', 'yarn_ramp', 'attention_mask',
            'sink_attention', 'Attention', 'clamped_swiglu', 'Router', 'Experts', 'MoE', 'DecoderLayer', 'Decoder',
-           'GptOss', 'count_parameters', 'messages', 'pack', 'next_token_loss', 'warmup_cosine', 'decay_groups',
-           'LMStep', 'print_progress', 'train_lm', 'pad_right', 'TextEncoder', 'load_weights', 'TextTokenizer']
+           'GptOss', 'count_parameters', 'pack', 'next_token_loss', 'warmup_cosine', 'LMStep', 'print_progress',
+           'balance_experts', 'parameter_groups', 'train_lm', 'pad_right', 'TextEncoder', 'load_weights',
+           'TextTokenizer']
 
-# %% ../nbs/04_text.ipynb #8b4b8c66
-import json
-import math
-import time
+# %% ../nbs/04_text.ipynb #5ca46a8b
+import json, math, time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from .core import CheckpointError, Config, ConfigError, DataError, atomic_write, load_tensors, save_tensors
@@ -24,7 +23,7 @@ from .tokenizer import TextTokenizer
 
 _all_ = ['TextTokenizer']
 
-# %% ../nbs/04_text.ipynb #17b527f8
+# %% ../nbs/04_text.ipynb #ec335545
 def default_rope():
     "GPT-OSS: YaRN, four thousand trained positions stretched 32 times."
     return dict(rope_type='yarn', rope_theta=150000.0, factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
@@ -56,9 +55,9 @@ class TextConfig(Config):
     def lens(cls): return cls()
 
     @classmethod
-    def toy(cls, vocab_size=2048):
+    def toy(cls, vocab_size=3072):
         return cls(vocab_size=vocab_size, hidden_size=160, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4,
-                   num_key_value_heads=2, head_dim=32, num_local_experts=4, num_experts_per_tok=2, sliding_window=16,
+                   num_key_value_heads=2, head_dim=32, num_local_experts=4, num_experts_per_tok=2, sliding_window=16, initializer_range=0.05,
                    rope_parameters=dict(rope_type='default', rope_theta=10000.0))
 
     @classmethod
@@ -72,8 +71,7 @@ class TextConfig(Config):
         self.need(self.head_dim % 2 == 0, 'head_dim', 'RoPE turns pairs of channels: must be even')
         self.need(self.num_attention_heads % self.num_key_value_heads == 0, 'num_key_value_heads', f'must divide num_attention_heads={self.num_attention_heads}')
         self.need(self.num_experts_per_tok <= self.num_local_experts, 'num_experts_per_tok', f'only {self.num_local_experts} experts')
-        if self.layer_types is None:
-            self.layer_types = tuple('full_attention' if i % 2 else 'sliding_attention' for i in range(self.num_hidden_layers))
+        self.layer_types = self.layer_types or tuple(('sliding_attention', 'full_attention')[i % 2] for i in range(self.num_hidden_layers))
         self.need(len(self.layer_types) == self.num_hidden_layers, 'layer_types', f'must name all {self.num_hidden_layers} layers')
         self.need(set(self.layer_types) <= {'sliding_attention', 'full_attention'}, 'layer_types', "each is 'sliding_attention' or 'full_attention'")
         self.need(self.rope_parameters.get('rope_type') in ('default', 'yarn'), 'rope_parameters', "rope_type must be 'default' or 'yarn'")
@@ -163,7 +161,7 @@ def clamped_swiglu(gate_up, alpha=1.702, limit=7.0):
     gate, up = gate_up[..., ::2].clamp(max=limit), gate_up[..., 1::2].clamp(-limit, limit)
     return (up + 1) * gate * torch.sigmoid(alpha * gate)
 
-# %% ../nbs/04_text.ipynb #380096a3
+# %% ../nbs/04_text.ipynb #5b5e5962
 class Router(nn.Linear):
     "Scores the experts. x [N, D] -> (weights [N, k] that sum to one, chosen experts [N, k])"
     def __init__(self, c):
@@ -178,9 +176,9 @@ class Experts(nn.Module):
     "The weights of all experts, stacked. x [N, D], weights and chosen [N, k] -> [N, D]"
     def __init__(self, c):
         super().__init__()
-        E, D, I = c.num_local_experts, c.hidden_size, c.intermediate_size
-        self.gate_up_proj, self.gate_up_proj_bias = nn.Parameter(torch.empty(E, D, 2 * I)), nn.Parameter(torch.empty(E, 2 * I))
-        self.down_proj, self.down_proj_bias = nn.Parameter(torch.empty(E, I, D)), nn.Parameter(torch.empty(E, D))
+        E, D, inner = c.num_local_experts, c.hidden_size, c.intermediate_size
+        self.gate_up_proj, self.gate_up_proj_bias = nn.Parameter(torch.empty(E, D, 2 * inner)), nn.Parameter(torch.empty(E, 2 * inner))
+        self.down_proj, self.down_proj_bias = nn.Parameter(torch.empty(E, inner, D)), nn.Parameter(torch.empty(E, D))
         self.alpha, self.limit = c.swiglu_alpha, c.swiglu_limit
 
     def one(self, e, x):
@@ -261,22 +259,18 @@ def count_parameters(config):
     "Parameters of a GptOss of this size, counted without allocating it."
     with torch.device('meta'): return sum(p.numel() for p in GptOss(config).parameters())
 
-# %% ../nbs/04_text.ipynb #6eef90b6
-def messages(texts, tokenizer):
-    "Token ids of each text in the chat template. A tuple holds parallel captions of one scene: they follow one another."
-    for group in texts:
-        yield [i for text in ([group] if isinstance(group, str) else group) for i in tokenizer.chat(text)]
-
+# %% ../nbs/04_text.ipynb #b1c833b3
 def pack(texts, tokenizer, length):
-    "Fill rows of `length` + 1 ids with whole groups, cutting only the last of a row, so that each row starts a message. -> long [R, length + 1]"
+    """Captions in their chat template, in rows of `length` + 1 ids. -> long [R, length + 1]
+
+    A tuple holds parallel captions, which follow one another. Only the last group of a row is cut, so that each row starts a message."""
     rows, row = [], []
-    for ids in messages(texts, tokenizer):
-        row = row + ids
+    for group in texts:
+        row = row + [i for text in ([group] if isinstance(group, str) else group) for i in tokenizer.chat(text)]
         if len(row) > length: rows.append(row[:length + 1]); row = []
     if not rows: raise DataError(f'texts: {len(row)} tokens do not fill one row of {length + 1}; give more captions or a smaller length')
     return torch.tensor(rows)
 
-# %% ../nbs/04_text.ipynb #ca69497c
 def next_token_loss(model, rows):
     "Mean cross-entropy (nats) of predicting rows[:, 1:] from rows[:, :-1]. rows long [B, L + 1]"
     return F.cross_entropy(model(rows[:, :-1]).float().flatten(0, 1), rows[:, 1:].flatten())
@@ -285,11 +279,6 @@ def warmup_cosine(done, warmup=0.05, floor=0.05):
     "Learning-rate factor after the fraction `done` in [0, 1] of the run."
     if done < warmup: return (done + 1e-3) / warmup
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min((done - warmup) / (1 - warmup), 1.0)))
-
-def decay_groups(model, weight_decay):
-    "Weight decay on matrices only."
-    big = [p for p in model.parameters() if p.ndim > 1]
-    return [dict(params=big, weight_decay=weight_decay), dict(params=[p for p in model.parameters() if p.ndim <= 1], weight_decay=0.0)]
 
 @dataclass
 class LMStep:
@@ -306,19 +295,35 @@ class LMStep:
 def print_progress(p, every=50):
     if p.step % every == 0 or p.done >= 1: print(p, flush=True)
 
+# %% ../nbs/04_text.ipynb #f5bc2e35
+def balance_experts(model, rate=0.02):
+    """While training, nudge each router's bias towards experts that got less than their share. -> handles, to remove at the end
+
+    Balancing without an auxiliary loss (arXiv 2408.15664), here with the bias that GPT-OSS routers have anyway."""
+    def nudge(router, _, out):
+        load = torch.bincount(out[1].flatten(), minlength=router.out_features).float()
+        if router.training: router.bias.data += rate * (load.mean() - load).sign()
+    return [m.register_forward_hook(nudge) for m in model.modules() if isinstance(m, Router)]
+
+def parameter_groups(model, weight_decay):
+    "For AdamW: decay on matrices only; router biases belong to `balance_experts`."
+    named = [(n, p) for n, p in model.named_parameters() if not n.endswith('router.bias')]
+    is_matrix = lambda n, p: p.ndim > 1 and not n.endswith('_bias')
+    return [dict(params=[p for n, p in named if is_matrix(n, p) == matrix], weight_decay=weight_decay * matrix) for matrix in (True, False)]
+
 def train_lm(texts, tokenizer, config=None, steps=None, seconds=None, batch=8, length=128, lr=3e-3, weight_decay=0.1, seed=0,
              callback=print_progress):
     """Train a GptOss to predict the next token of captions. -> the model, in eval mode.
 
     texts: list of captions, or of tuples of parallel captions (same scene, other language), which the model reads one after the other.
     Stop after `steps` (repeatable) or `seconds` (not). `callback(LMStep)` runs after each step; returning True stops.
-    Recipe (our choice, GPT-OSS's is not published): AdamW, warm-up, cosine, clip 1.0, float32 (at this size bf16 is no faster on a CPU)."""
+    Recipe (our choice, GPT-OSS's is not published): AdamW, warm-up, cosine, clip 1.0, balanced experts, float32."""
     if not (steps or seconds): raise ConfigError('train_lm: give steps or seconds')
     torch.manual_seed(seed)
     model = GptOss(config or TextConfig.toy(tokenizer.vocab_size)).train()
     rows, order = pack(texts, tokenizer, length), torch.Generator().manual_seed(seed)
-    opt = torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=(0.9, 0.98), fused=True)
-    start, step, done = time.monotonic(), 0, 0.0
+    opt = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=(0.9, 0.98), fused=True)
+    hooks, start, step, done = balance_experts(model), time.monotonic(), 0, 0.0
     while done < 1:
         for g in opt.param_groups: g['lr'] = lr * warmup_cosine(done)
         loss = next_token_loss(model, rows[torch.randint(len(rows), (batch,), generator=order)])
@@ -328,6 +333,7 @@ def train_lm(texts, tokenizer, config=None, steps=None, seconds=None, batch=8, l
         step, spent = step + 1, time.monotonic() - start
         done = min(1.0, max(step / steps if steps else 0, spent / seconds if seconds else 0))
         if callback and callback(LMStep(step, loss.item(), done, spent)): break
+    for hook in hooks: hook.remove()
     return model.eval()
 
 # %% ../nbs/04_text.ipynb #93392ba1

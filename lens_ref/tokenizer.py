@@ -14,11 +14,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from .core import CheckpointError, ConfigError, DataError, atomic_write
 
-# %% ../nbs/03b_tokenizer.ipynb #4a2d4884
+# %% ../nbs/03b_tokenizer.ipynb #539719d6
 CONTROL = ('<|pad|>', '<|start|>', '<|message|>', '<|end|>')
 CJK = r'[\p{Han}\p{Hiragana}\p{Katakana}ー]'
 LETTER = rf'(?:(?!{CJK})[\p{{L}}\p{{M}}])'
-LETTERS = rf"(?:{CJK}|{LETTER}+(?:['’]{LETTER}+)*)"        # a word; where no spaces are written, one character
+LETTERS = rf"(?:{CJK}|{LETTER}+(?:['’-]{LETTER}+)*)"        # a word; where no spaces are written, one character
 SPELL = r' ?\p{Lu}(?=\p{Lu})|(?<=\p{Lu})\p{Lu}'             # words in capitals: one piece per letter
 REST = r' ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]|\s+'                # digits and punctuation alone
 WORDS = f'{SPELL}| ?{LETTERS}|{REST}'
@@ -77,7 +77,7 @@ def add_superwords(bpe, texts, vocab_size, max_parts=10, min_share=1 / 400):
         vocab.setdefault(''.join(merges[-1]), len(vocab))
     return build_bpe(vocab, merges, CLAUSES)
 
-# %% ../nbs/03b_tokenizer.ipynb #76731bce
+# %% ../nbs/03b_tokenizer.ipynb #e5c478b5
 class TextTokenizer:
     """Byte-level superword BPE with the chat template of the toy: `<|start|>user<|message|>{prompt}<|end|>`.
 
@@ -92,7 +92,7 @@ class TextTokenizer:
         self.suffix = [self.end]
 
     @classmethod
-    def train(cls, texts, vocab_size=3072, words=1000, max_parts=10, min_share=1 / 400):
+    def train(cls, texts, vocab_size=3072, words=1400, max_parts=10, min_share=1 / 400):
         "Learn `words` word tokens, then superwords up to `vocab_size`. texts: list of str. `words=vocab_size` is ordinary BPE."
         if vocab_size < 256 + len(CONTROL): raise ConfigError(f'vocab_size: {vocab_size} is below the {256 + len(CONTROL)} byte and control tokens')
         texts = list(texts)

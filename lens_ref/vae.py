@@ -6,9 +6,7 @@
 __all__ = ['ResBlock', 'make_encoder', 'make_decoder', 'ToyVAE', 'patchify', 'unpatchify', 'encode', 'decode', 'edges',
            'vae_loss', 'fit_statistics', 'train_vae', 'psnr']
 
-# %% ../nbs/03_vae.ipynb #c5486e73
-import time
-
+# %% ../nbs/03_vae.ipynb #aceaa29a
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config

@@ -112,7 +112,7 @@ def test_loss_is_a_mean_of_sample_means():
     torch.testing.assert_close(flow.flow_matching_loss(v, x0, noise), error.mean())
     weight = torch.tensor([2., 0., 1.], dtype=torch.float64)
     torch.testing.assert_close(flow.flow_matching_loss(v, x0, noise, weight, mask), each.dot(weight) / 3)
-    assert flow.per_sample_loss(v.bfloat16(), x0, noise).dtype == torch.float64
+    assert flow.per_sample_loss(v.bfloat16(), x0, noise).dtype == torch.float32
     assert flow.flow_matching_loss(v.bfloat16(), x0.bfloat16(), noise.bfloat16()).dtype == torch.float32
 
 
@@ -212,6 +212,7 @@ def test_euler_equals_diffusers(ring):
     torch.testing.assert_close(sample(small, noise, sigma_schedule(1024, 12)), x, atol=1e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")      # inside diffusers
 @pytest.mark.parametrize("steps", [4, 10, 25])
 def test_dpmpp_2m_equals_diffusers(ring, steps):
     from diffusers import DPMSolverMultistepScheduler
@@ -234,7 +235,8 @@ def test_calls_levels_and_callback(solver, calls):
         asked.append(t); return torch.zeros_like(x)
     noise = rand(3, 4, 2).float()
     x = sample(field, noise, sigma_schedule(16, 5), solver, callback=lambda *a: seen.append(a))
-    assert torch.equal(x, noise) and len(asked) == calls
+    torch.testing.assert_close(x, noise)
+    assert len(asked) == calls
     assert all(t.shape == (3,) and t.dtype == torch.float32 and t.min() > 0 for t in asked)     # never asked at t = 0
     assert [s[0] for s in seen] == [0, 1, 2, 3, 4] and [s[1] for s in seen] == sigma_schedule(16, 5)[1:].tolist()
     assert seen[-1][2] is x
