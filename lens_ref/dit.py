@@ -6,10 +6,10 @@
 __all__ = ['PRESETS', 'PARTS', 'DiTConfig', 'preset', 'RMSNorm', 'timestep_features', 'TimestepEmbedder', 'rope_positions',
            'rope_angles', 'apply_rope', 'rope_table', 'SwiGLU', 'JointAttention', 'modulated_norm', 'LensBlock',
            'FinalNorm', 'LensTransformer2DModel', 'joint_mask', 'check_inputs', 'init_weights', 'count_params',
-           'count_flops']
+           'count_flops', 'compare_speed', 'time_parts']
 
-# %% ../nbs/05_dit.ipynb #47fbf894
-import functools, math
+# %% ../nbs/05_dit.ipynb #7316c9a9
+import functools, math, statistics, time
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
@@ -302,7 +302,7 @@ def init_weights(model: LensTransformer2DModel) -> LensTransformer2DModel:
             for w in p.chunk(3 if "qkv" in name else 1): nn.init.xavier_uniform_(w)
     return model
 
-# %% ../nbs/05_dit.ipynb #652750eb
+# %% ../nbs/05_dit.ipynb #11654e88
 PARTS = {"attention": ".attn.", "MLP": "_mlp.", "modulation": "_mod.", "block norms": "_norm"}
 
 
@@ -319,9 +319,68 @@ def count_params(config: DiTConfig) -> dict:
 def count_flops(config: DiTConfig, image_tokens: int, text_tokens: int) -> dict:
     """FLOPs of one forward pass of one sample by part, with the `total`; a training step costs three times as much.
 
-    2 per multiply-add: linears by tokens, attention 4 (n + s)^2 D a block, modulation once a sample."""
-    d, n, s = config.inner_dim, image_tokens, text_tokens
-    out = {"attention, linear": 8 * d * d * (n + s), "attention, scores": 4 * (n + s) ** 2 * d, "MLP": 6 * d * config.mlp_dim * (n + s), "modulation": 24 * d * d}
-    out = {k: v * config.num_layers for k, v in out.items()}
-    out["embeddings and output"] = 4 * n * d * config.in_channels + 2 * s * len(config.selected_layer_index) * config.enc_hidden_dim * d
+    2 per multiply-add, matrix products and attention only. The last block spares the text its queries' answers, output and MLP."""
+    d, n, s, layers = config.inner_dim, image_tokens, text_tokens, config.num_layers
+    both = n + s
+    text_in, ends = len(config.selected_layer_index) * config.enc_hidden_dim, 2 * (256 + d + 2 * d) * d  # timestep MLP, final scale and shift
+    out = {"attention, linear": 8 * d * d * both * layers - 2 * d * d * s, "attention, scores": 4 * d * both * (both * layers - s),
+           "MLP": 6 * d * config.mlp_dim * (both * layers - s), "modulation": 24 * d * d * layers,
+           "embeddings and output": 4 * n * d * config.in_channels + 2 * s * text_in * d + ends}
     return out | {"total": sum(out.values())}
+
+# %% ../nbs/05_dit.ipynb #d24bfba6
+def _timed(run) -> tuple:
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+def _bench_inputs(config: DiTConfig, batch: int, grid: tuple, text_tokens: int) -> tuple:
+    "Random inputs on the CPU, prompts between half and all of `text_tokens` long."
+    g = torch.Generator().manual_seed(0)
+    real = torch.randint(text_tokens // 2, text_tokens + 1, (batch, 1), generator=g)
+    text = [torch.randn(batch, text_tokens, config.enc_hidden_dim, generator=g) for _ in config.selected_layer_index]
+    return (torch.randn(batch, grid[0] * grid[1], config.in_channels, generator=g), text, torch.arange(text_tokens)[None] < real,
+            torch.rand(batch, generator=g), grid)
+
+def compare_speed(config: DiTConfig | None = None, batch: int = 128, grid: tuple = (4, 4), text_tokens: int = 40, repeats: int = 7) -> dict:
+    """Forward and backward on the CPU, ours and diffusers' `QwenImageTransformer2DModel` of the same size, in turn.
+
+    Median seconds of each (`ours`, `qwen_image`), median `ratio` ours / theirs of wall time and of processor time (`cpu_ratio`), parameters of both."""
+    from diffusers import QwenImageTransformer2DModel
+    config = config or preset("toy")
+    ours = init_weights(LensTransformer2DModel(**config.to_dict()))
+    width = config.enc_hidden_dim * len(config.selected_layer_index)
+    shared = ("patch_size", "in_channels", "out_channels", "num_layers", "attention_head_dim", "num_attention_heads", "axes_dims_rope")
+    theirs = QwenImageTransformer2DModel(joint_attention_dim=width, **{k: getattr(config, k) for k in shared})
+    latents, text, mask, t, grid = inputs = _bench_inputs(config, batch, grid, text_tokens)
+    joined, shapes = torch.cat(text, -1), [(1, *grid)] * batch
+    runs = [lambda: ours(*inputs).pow(2).mean().backward(),
+            lambda: theirs(latents, joined, mask, t, shapes, return_dict=False)[0].pow(2).mean().backward()]
+    for run in runs: run()  # warm up
+    rounds = [[_timed(run) for run in runs] for _ in range(repeats)]
+    wall, cpu = ([[r[m][i] for m in (0, 1)] for r in rounds] for i in (0, 1))
+    median = statistics.median
+    return dict(ours=median(a for a, _ in wall), qwen_image=median(b for _, b in wall), ratio=median(a / b for a, b in wall),
+                cpu_ratio=median(a / b for a, b in cpu), ours_params=ours.num_parameters(), qwen_image_params=theirs.num_parameters())
+
+# %% ../nbs/05_dit.ipynb #49665715
+def time_parts(config: DiTConfig | None = None, batch: int = 128, grid: tuple = (4, 4), text_tokens: int = 40, repeats: int = 5) -> dict:
+    "Processor seconds of one forward and backward by part on the CPU; `rest` is embeddings, gates, output and overhead, `step` the whole."
+    config = config or preset("toy")
+    model, inputs = init_weights(LensTransformer2DModel(**config.to_dict())), _bench_inputs(config, batch, grid, text_tokens)
+    block, n, layers = model.transformer_blocks[0], inputs[0].shape[1], config.num_layers
+    rope, mask = rope_table(tuple(grid), text_tokens, config.axes_dims_rope, inputs[0].device), joint_mask(inputs[2], n)
+    image, text = (torch.randn(batch, k, config.inner_dim, requires_grad=True) for k in (n, text_tokens))
+    temb = torch.randn(batch, config.inner_dim, requires_grad=True)
+    q, k, v = (x.detach().requires_grad_() for x in block.attn.qkv(image, text, rope))
+    def modulate(x, norm, mod): return modulated_norm(x, norm, *mod(temb)[:, None].chunk(6, -1)[:2])
+    def norms(): return [modulate(x, norm, mod) for x, mod, pair in ((image, block.img_mod, (block.img_norm1, block.img_norm2)),
+                                                                     (text, block.txt_mod, (block.txt_norm1, block.txt_norm2))) for norm in pair]
+    def backward(outs): torch.autograd.backward(outs, [torch.ones_like(x) for x in outs])
+    cases = {"attention, scores": (layers, lambda: [F.scaled_dot_product_attention(q, k, v, mask)]), "attention": (layers, lambda: block.attn(image, text, rope, mask)),
+             "image MLP": (layers, lambda: [block.img_mlp(image)]), "text MLP": (layers - 1, lambda: [block.txt_mlp(text)]),
+             "modulated norms": (layers, norms), "step": (1, lambda: [model(*inputs)])}
+    out = {part: times * statistics.median(_timed(lambda: backward(run()))[1] for _ in range(repeats)) for part, (times, run) in cases.items()}
+    out["attention, linear, QK norm and RoPE"] = out.pop("attention") - out["attention, scores"]
+    step = out.pop("step")
+    return out | {"rest": step - sum(out.values()), "step": step}

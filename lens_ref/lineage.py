@@ -26,7 +26,7 @@ from .vae import ToyVAE, psnr, train_vae
 from .wording import LANGUAGES, alt_text, brief_caption, dense_caption
 from .world import render, sample_scene
 
-# %% ../nbs/07c_lineage.ipynb #f18e1cd9
+# %% ../nbs/07c_lineage.ipynb #431e3617
 @dataclass
 class LineageConfig(Config):
     "Sizes of the toy lineage; `steps` is what separates half an hour from two."
@@ -114,8 +114,9 @@ def stage_transformer(out, config, data, encoder, vae, log=print):
     tc = TrainConfig.preset("toy", steps=config.steps, batch_size=config.batch_size, lr=config.lr, schedule="wsd", decay_fraction=.3, warmup=min(100, config.steps // 4), ema=.999,
                             checkpoint_every=500, validate_every=500, sample_every=0, seed=config.seed, keep_last=2, betas=(.9, .99))
     learner = Learner(new_transformer(encoder, config.seed), tc)
+    held_out = CachedData(build_cache(scene_samples(128, config.seed + 2), vae, encoder), 128).rows(torch.arange(128))
     start, first = time.monotonic(), None
-    for state in train(learner, pretrain_step, data, folder=out / "run", validate=FixedValidation(data.rows(torch.arange(256)), tc), allow=("steps",), log=log):
+    for state in train(learner, pretrain_step, data, folder=out / "run", validate=FixedValidation(held_out, tc), allow=("steps",), log=log):
         first = state.step if first is None else first
         if state.step % 100 == 0: log(f"dit  step {state.step}/{tc.steps}  loss {state.loss:.4f}  {(state.step - first) * tc.batch_size / max(time.monotonic() - start, 1):.0f} samples/s  " + "  ".join(f"{k} {v:.4f}" for k, v in state.metrics.items()))
     with learner.ema.applied(learner.model): weights = {k: v.clone() for k, v in learner.model.state_dict().items()}

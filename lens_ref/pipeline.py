@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PARTS', 'unconditional', 'velocity_field', 'LensOutput', 'check_size', 'LensPipeline']
 
-# %% ../nbs/07b_generate.ipynb #8df2e529
+# %% ../nbs/07b_generate.ipynb #0aac1de9
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from .flow import guide, sample, sigma_schedule
 from .text import TextEncoder
 from .vae import ToyVAE, decode
 
-# %% ../nbs/07b_generate.ipynb #87200433
+# %% ../nbs/07b_generate.ipynb #0127327c
 def unconditional(text, mask):
     "The same shapes with no text at all: what caption dropout trained on."
     return [torch.zeros_like(x) for x in text], torch.zeros_like(mask)
@@ -64,7 +65,7 @@ class LensPipeline:
 
     def save_pretrained(self, folder):
         "Write transformer/, vae/, text_encoder/ and model_index.json."
-        for name in ("transformer", "vae"): getattr(self, name).to(torch.bfloat16).save_pretrained(Path(folder) / name); getattr(self, name).float()
+        for name in ("transformer", "vae"): _bf16(getattr(self, name)).save_pretrained(Path(folder) / name)
         self.text_encoder.save(Path(folder) / "text_encoder")
         with atomic_write(Path(folder) / "model_index.json") as tmp: Path(tmp).write_text(json.dumps(dict(_class_name="LensPipeline", defaults=self.defaults), indent=1))
 
@@ -89,6 +90,11 @@ class LensPipeline:
         field = velocity_field(self.transformer, text, mask, grid, d["guidance_scale"] if guidance_scale is None else guidance_scale)
         images = decode(self.vae, sample(field, x, sigma_schedule(n, steps), solver), grid)
         return LensOutput(images if output_type == "pt" else [Image.fromarray(i) for i in to_uint8(images)])
+
+
+def _bf16(model):
+    "A copy in bfloat16; the model itself keeps its precision."
+    return torch.nn.Module.to(copy.deepcopy(model), torch.bfloat16)
 
 
 def _load_part(kind, folder):

@@ -336,7 +336,7 @@ def train_lm(texts, tokenizer, config=None, steps=None, seconds=None, batch=8, l
     for hook in hooks: hook.remove()
     return model.eval()
 
-# %% ../nbs/04_text.ipynb #93392ba1
+# %% ../nbs/04_text.ipynb #cbe14cb4
 def pad_right(rows, pad):
     "Lists of ids -> (ids long [B, S], mask bool [B, S])"
     ids = nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=pad)
@@ -362,7 +362,7 @@ class TextEncoder:
         An empty prompt has no tokens at all: its mask row is False throughout (the unconditional branch). Padding holds zeros."""
         if isinstance(prompts, str): raise DataError('prompts: expected a list of strings, got one string; wrap it in [ ]')
         rows = [self.tokenizer.chat(p, self.max_length) for p in prompts]
-        device, cut = self.model.lm_head.weight.device, self.tokenizer.prefix_length
+        device, cut = self.model.model.embed_tokens.weight.device, self.tokenizer.prefix_length
         ids, mask = (x.to(device) for x in pad_right(rows, self.tokenizer.pad))
         states = self.model.features(ids, mask, self.layers)
         mask = mask[:, cut:] & torch.tensor([bool(p.strip()) for p in prompts], device=device)[:, None]
