@@ -328,6 +328,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'lens_ref.tokenizer.add_superwords': ('tokenizer.html#add_superwords', 'lens_ref/tokenizer.py'),
                                     'lens_ref.tokenizer.build_bpe': ('tokenizer.html#build_bpe', 'lens_ref/tokenizer.py'),
                                     'lens_ref.tokenizer.byte_pieces': ('tokenizer.html#byte_pieces', 'lens_ref/tokenizer.py'),
+                                    'lens_ref.tokenizer.certain_pairs': ('tokenizer.html#certain_pairs', 'lens_ref/tokenizer.py'),
+                                    'lens_ref.tokenizer.join_pairs': ('tokenizer.html#join_pairs', 'lens_ref/tokenizer.py'),
                                     'lens_ref.tokenizer.learned': ('tokenizer.html#learned', 'lens_ref/tokenizer.py'),
                                     'lens_ref.tokenizer.train_words': ('tokenizer.html#train_words', 'lens_ref/tokenizer.py')},
             'lens_ref.train': { 'lens_ref.train.DivergedError': ('pretrain.html#divergederror', 'lens_ref/train.py'),

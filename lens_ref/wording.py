@@ -140,11 +140,12 @@ def _pairs(scene):
 
 def _english(scene, rng):
     groups, setting = list(scene.groups.values()), SETTING_NAMES[scene.setting][0]
-    phrase = lambda g: noun_phrase(g[0].kind, g[0].color, g[0].size, len(g))
+    inline = not _close(scene) and rng.random() < .7               # the place within the list, or in a sentence of its own
+    phrase = lambda g: noun_phrase(g[0].kind, g[0].color, g[0].size, len(g)) + (f" {_spots(g, 'en')}" if inline else "")
     listed = " and ".join(phrase(g) for g in groups) or "a sign"
     out = [rng.choice([f"This picture shows {listed} against {setting}.", f"Against {setting} we see {listed}.", f"{listed.capitalize()}, set against {setting}."])]
-    if not _close(scene): out += [_where(g, rng) for g in groups]
-    else: out.append("The two share the middle of the picture.")
+    if _close(scene): out.append("The two share the middle of the picture.")
+    elif not inline: out += [_where(g, rng) for g in groups]
     out += [rng.choice(["{A} is {r} {b}.", "We find {a} {r} {b}."]).format(a=_short(a.kind, a.color, "en"), A=_short(a.kind, a.color, "en").capitalize(),
             r=RELATIONS[r][0], b=_short(b.kind, b.color, "en")) for a, r, b in _pairs(scene)]
     if scene.sign: out.append(rng.choice([f'A dark sign at the {scene.sign.place} reads "{scene.sign.word}" in {scene.sign.color} letters.',

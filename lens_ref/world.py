@@ -109,7 +109,7 @@ LAYOUTS = {
 SKILLS = ("single", "two", "counting", "colors", "position", "attribute", "text")
 
 
-def _jittered(centers, rng, amount=2):
+def _jittered(centers, rng, amount=1):
     return [((x + rng.randint(-amount, amount)) / 64, (y + rng.randint(-amount, amount)) / 64) for x, y in centers]
 
 
@@ -128,13 +128,13 @@ def _spread(counts, rng, centers=None):
 
 def _inside(rng):
     (k, c, _), (_, rc, _) = _groups(2, rng)
-    spot, = _jittered([(32, 32)], rng, 4)
+    spot, = _jittered([(32, 32)], rng, 2)
     return (Thing("ring", rc, "large", *spot), Thing(k, c, rng.choice(["small", "medium"]), *spot))
 
 
 def _overlapping(rng):
     (a, ca, _), (b, cb, _) = _groups(2, rng)
-    (x, y), = _jittered([(32, 32)], rng, 6)
+    (x, y), = _jittered([(32, 32)], rng, 3)
     dx, dy = rng.choice([(8, 3), (8, -3), (-8, 3), (3, 8)])
     return tuple(Thing(k, c, "large", x + s * dx / 64, y + s * dy / 64) for k, c, s in ((a, ca, -1), (b, cb, 1)))
 
