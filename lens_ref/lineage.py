@@ -30,7 +30,7 @@ from .world import render, sample_scene
 @dataclass
 class LineageConfig(Config):
     "Sizes of the toy lineage; `steps` is what separates half an hour from two."
-    vae_steps: int = 1500
+    vae_steps: int = 2000        # of 16 scenes
     texts: int = 20_000          # scenes whose captions the tokenizer and language model read
     text_steps: int = 1200
     samples: int = 30_000        # scenes in the cache
@@ -44,7 +44,7 @@ class LineageConfig(Config):
         self.need(self.samples >= self.batch_size, "samples", "must be at least batch_size")
 
 
-def image_batches(seed, n=32):
+def image_batches(seed, n=16):
     "Endless batches of rendered scenes [n, 3, 64, 64] in [-1, 1]."
     rng = random.Random(seed)
     while True: yield as_tensor([render(sample_scene(rng)) for _ in range(n)])
@@ -86,8 +86,8 @@ def stage_text(out, config, log=print):
     if (out / "text_encoder/config.json").is_file(): return TextEncoder.load(out / "text_encoder")
     texts = captions(config.texts, config.seed)
     flat = [t for x in texts for t in ([x] if isinstance(x, str) else x)]
-    tokenizer = TextTokenizer.train(flat, vocab_size=2048)
-    model = train_lm(texts, tokenizer, TextConfig.toy(tokenizer.vocab_size), steps=config.text_steps, batch=16, seed=config.seed,
+    tokenizer = TextTokenizer.train(flat[:16_000])
+    model = train_lm(texts, tokenizer, TextConfig.toy(tokenizer.vocab_size), steps=config.text_steps, batch=8, seed=config.seed,
                      callback=every(50, log, lambda p: f"text  {p}"))
     encoder = TextEncoder(model, tokenizer)
     (out / "text_encoder").mkdir(parents=True, exist_ok=True)

@@ -235,6 +235,7 @@ class GptOss(nn.Module):
         for name, p in self.named_parameters():
             if p.ndim > 1 and not name.endswith('_bias'): nn.init.normal_(p, std=config.initializer_range)
             elif name.endswith('bias'): nn.init.zeros_(p)
+        nn.init.normal_(self.model.embed_tokens.weight)   # unit size: what a token *is* must not drown in what the layers add (our choice)
 
     def residual_stream(self, ids, mask=None, upto=None):
         "Yield the hidden state [B, S, D] after each layer 0, 1, ... `upto`; layers beyond are never run."

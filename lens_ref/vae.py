@@ -100,7 +100,7 @@ def decode(vae, latents, grid):
 def edges(x): return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def vae_loss(vae, x, kl_weight=1e-4):
+def vae_loss(vae, x, kl_weight=5e-3):
     "Training loss and PSNR (dB, images in [-1, 1]) on x [B, 3, H, W]. Our choice."
     dist = vae.encode(x).latent_dist
     y = vae.decode(dist.sample()).sample
