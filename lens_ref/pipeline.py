@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 
 from .core import CheckpointError, DataError, atomic_write, to_uint8
@@ -93,8 +94,10 @@ class LensPipeline:
 
 
 def _bf16(model):
-    "A copy in bfloat16; the model itself keeps its precision."
-    return torch.nn.Module.to(copy.deepcopy(model), torch.bfloat16)
+    "A copy in bfloat16 whose config forgets the folder it was loaded from; the model itself keeps its precision."
+    model = copy.deepcopy(model)
+    model._internal_dict = FrozenDict({k: v for k, v in model.config.items() if k != "_name_or_path"})
+    return torch.nn.Module.to(model, torch.bfloat16)
 
 
 def _load_part(kind, folder):
