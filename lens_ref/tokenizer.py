@@ -107,7 +107,7 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, texts, vocab_size=3072, words=1400, **kwargs):
-        "Learn `words` word tokens, then superwords up to `vocab_size` (kwargs: see `add_superwords`). texts: list of str. `words=vocab_size` is ordinary BPE."
+        "Learn `words` word tokens, then superwords up to `vocab_size` (kwargs: see `add_superwords`). texts: list of str. `max_parts=1` is ordinary BPE."
         if vocab_size < 256 + len(CONTROL): raise ConfigError(f'vocab_size: {vocab_size} is below the {256 + len(CONTROL)} byte and control tokens')
         texts = list(texts)
         if not texts: raise DataError('texts: no captions to train a tokenizer on')

@@ -221,7 +221,8 @@ def dense_caption(scene, rng, lang="en"):
 def brief_caption(scene, rng):
     "Under 12 words: what, how many, sometimes colour or setting."
     group = [(g[0].kind, g[0].color, len(g)) for g in scene.groups.values()]
-    name = lambda k, c, n: (f"a {c + ' ' if rng.random() < .5 else ''}{k}" if n == 1 else f"{NUMBERS['en'][n]} {_plural(k, 'en')}")
+    one = lambda words: f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    name = lambda k, c, n: one(f"{c} {k}" if rng.random() < .5 else k) if n == 1 else f"{NUMBERS['en'][n]} {_plural(k, 'en')}"
     what = " and ".join(name(*g) for g in group[:3]) or "a sign"
     if scene.sign: return f'{what} and the word "{scene.sign.word}"' if group else f'a sign that says "{scene.sign.word}"'
     return what + (f", {scene.setting}" if rng.random() < .4 and len(group) < 3 else "")

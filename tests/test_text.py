@@ -97,8 +97,14 @@ def test_nothing_is_unknown_and_text_survives(tokenizer):
 
 
 def test_superwords_are_shorter_than_words(texts, tokenizer):
-    words = TextTokenizer.train(texts, vocab_size=450, words=450)
+    words = TextTokenizer.train(texts, vocab_size=600, words=450, max_parts=1)
     assert sum(len(tokenizer.encode(t)) for t in texts) < 0.85 * sum(len(words.encode(t)) for t in texts)
+
+
+def test_words_that_carry_a_choice_stay_alone(texts, tokenizer):
+    for text in texts[::3]:  # English: two colours of three, two kinds of three
+        choices = [w for w in text.replace(',', '').split() if w in ('red', 'blue', 'green', 'cat', 'star', 'house')]
+        assert [p.strip() for p in tokenizer.pieces(text) if p.strip() in choices] == choices and len(choices) == 4
 
 
 def test_capitals_and_digits_are_spelt(tokenizer):
