@@ -42,6 +42,12 @@ def test_pipeline_survives_saving(pipe, tmp_path):
     assert LensPipeline.from_pretrained(tmp_path / "p").defaults["num_inference_steps"] == 3
 
 
+def test_a_loaded_pipeline_saves_without_its_folder(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "p")
+    LensPipeline.from_pretrained(tmp_path / "p").save_pretrained(tmp_path / "q")
+    for file in (tmp_path / "q").rglob("*.json"): assert str(tmp_path) not in file.read_text("utf8"), file
+
+
 def test_padding_never_changes_an_image(pipe):
     noise = torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(2))
     long = "a large red cat in the top left and a small blue fish in the bottom right of the picture, against a dark night sky full of stars"
