@@ -15,7 +15,7 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 
-from .core import CheckpointError, DataError, atomic_write, to_uint8
+from .core import CheckpointError, DataError, atomic_folder, atomic_write, to_uint8
 from .dit import LensTransformer2DModel
 from .flow import guide, sample, sigma_schedule
 from .text import TextEncoder
@@ -66,7 +66,8 @@ class LensPipeline:
 
     def save_pretrained(self, folder):
         "Write transformer/, vae/, text_encoder/ and model_index.json."
-        for name in ("transformer", "vae"): _bf16(getattr(self, name)).save_pretrained(Path(folder) / name)
+        for name in ("transformer", "vae"):
+            with atomic_folder(Path(folder) / name) as tmp: _bf16(getattr(self, name)).save_pretrained(tmp)
         self.text_encoder.save(Path(folder) / "text_encoder")
         with atomic_write(Path(folder) / "model_index.json") as tmp: Path(tmp).write_text(json.dumps(dict(_class_name="LensPipeline", defaults=self.defaults), indent=1))
 

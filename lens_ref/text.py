@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .core import CheckpointError, Config, ConfigError, DataError, atomic_write, load_tensors, save_tensors
+from .runs import keep, restore
 from .tokenizer import TextTokenizer
 
 _all_ = ['TextTokenizer']
@@ -313,18 +314,22 @@ def parameter_groups(model, weight_decay):
     return [dict(params=[p for n, p in named if is_matrix(n, p) == matrix], weight_decay=weight_decay * matrix) for matrix in (True, False)]
 
 def train_lm(texts, tokenizer, config=None, steps=None, seconds=None, batch=8, length=128, lr=3e-3, weight_decay=0.1, seed=0,
-             callback=print_progress):
+             callback=print_progress, folder=None, every=200):
     """Train a GptOss to predict the next token of captions. -> the model, in eval mode.
 
     texts: list of captions, or of tuples of parallel captions (same scene, other language), which the model reads one after the other.
     Stop after `steps` (repeatable) or `seconds` (not). `callback(LMStep)` runs after each step; returning True stops.
+    With a `folder` the state is saved there `every` so many steps, and a stopped run of `steps` goes on from it exactly.
     Recipe (our choice, GPT-OSS's is not published): AdamW, warm-up, cosine, clip 1.0, balanced experts, float32."""
     if not (steps or seconds): raise ConfigError('train_lm: give steps or seconds')
     torch.manual_seed(seed)
     model = GptOss(config or TextConfig.toy(tokenizer.vocab_size)).train()
     rows, order = pack(texts, tokenizer, length), torch.Generator().manual_seed(seed)
     opt = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=(0.9, 0.98), fused=True)
-    hooks, start, step, done = balance_experts(model), time.monotonic(), 0, 0.0
+    parts, settings = dict(model=model, optimizer=opt), dict(steps=steps, batch=batch, length=length, lr=lr, weight_decay=weight_decay, seed=seed)
+    step = restore(folder, parts, settings)
+    for _ in range(step): torch.randint(len(rows), (batch,), generator=order)     # the rows already read
+    hooks, start, done = balance_experts(model), time.monotonic(), step / steps if steps else 0.0
     while done < 1:
         for g in opt.param_groups: g['lr'] = lr * warmup_cosine(done)
         loss = next_token_loss(model, rows[torch.randint(len(rows), (batch,), generator=order)])
@@ -333,6 +338,7 @@ def train_lm(texts, tokenizer, config=None, steps=None, seconds=None, batch=8, l
         opt.step(); opt.zero_grad(set_to_none=True)
         step, spent = step + 1, time.monotonic() - start
         done = min(1.0, max(step / steps if steps else 0, spent / seconds if seconds else 0))
+        if folder and step % every == 0: keep(folder, step, parts, settings)
         if callback and callback(LMStep(step, loss.item(), done, spent)): break
     for hook in hooks: hook.remove()
     return model.eval()

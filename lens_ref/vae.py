@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .core import DataError
+from .runs import keep, restore
 
 # %% ../nbs/03_vae.ipynb #e1382bed
 class ResBlock(nn.Module):
@@ -116,18 +117,22 @@ def fit_statistics(vae, images):
     vae.bn.running_mean.copy_(z.mean((0, 2, 3))); vae.bn.running_var.copy_(z.var((0, 2, 3)))
 
 
-def train_vae(batches, vae, steps, lr=2e-3, callback=None):
-    """Train on an iterator of images [B, 3, H, W] in [-1, 1] for `steps`, warm-up then cosine. `callback(step, loss, psnr)` each step."""
+def train_vae(batch, vae, steps, lr=2e-3, callback=None, folder=None, every=200):
+    """Train for `steps` on images batch(step) [B, 3, H, W] in [-1, 1], warm-up then cosine. `callback(step, loss, psnr)` each step.
+
+    With a `folder` the state is saved there `every` so many steps, and a stopped run goes on from it exactly."""
     vae.train().to(memory_format=torch.channels_last)
     opt = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(.9, .99), weight_decay=1e-3)
     rate = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: min((i + 1) / 50, .5 + .5 * torch.cos(torch.tensor(i / steps * torch.pi)).item()))
-    for step, x in zip(range(steps), batches):
-        loss, psnr = vae_loss(vae, x.contiguous(memory_format=torch.channels_last))
+    parts, settings = dict(vae=vae, optimizer=opt, rate=rate), dict(steps=steps, lr=lr)
+    for step in range(restore(folder, parts, settings), steps):
+        loss, psnr = vae_loss(vae, batch(step).contiguous(memory_format=torch.channels_last))
         opt.zero_grad(); loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         opt.step(); rate.step()
+        if folder and (step + 1) % every == 0: keep(folder, step + 1, parts, settings)
         if callback: callback(step, loss.item(), psnr.item())
-    fit_statistics(vae.eval(), torch.cat([x for _, x in zip(range(16), batches)]))
+    fit_statistics(vae.eval(), torch.cat([batch(steps + i) for i in range(16)]))
     return vae
 
 

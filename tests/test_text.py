@@ -202,6 +202,15 @@ def test_training_learns_repeatably(texts, tokenizer):
     assert len(log) == 12 and not any(m._forward_hooks for m in model.modules())
 
 
+def test_training_resumes_exactly(texts, tokenizer, tmp_path):
+    config = TextConfig.from_gpt_oss(SMALL | dict(vocab_size=tokenizer.vocab_size))
+    train = lambda **kw: train_lm(texts[:200], tokenizer, config, steps=6, batch=4, length=32, every=2, **kw).state_dict()
+    whole = train(callback=None)
+    train(callback=lambda s: s.step == 3, folder=tmp_path)                            # stopped after the save at 2
+    again = train(callback=None, folder=tmp_path)
+    assert all(torch.equal(v, again[k]) for k, v in whole.items())
+
+
 def test_training_rejects_bad_input(texts, tokenizer):
     with pytest.raises(ConfigError, match='steps or seconds'): train_lm(texts, tokenizer)
     with pytest.raises(DataError, match='texts'): pack(texts[:1], tokenizer, 512)

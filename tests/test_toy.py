@@ -1,6 +1,11 @@
 """The toy from the outside: bad input is named, a saved pipeline is the same pipeline, the checker sees planted errors."""
+import io
 import json
+import os
 import random
+import subprocess
+import sys
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +14,14 @@ import torch
 
 from lens_ref.checker import Checker, Fact, error_rates, facts, holds
 from lens_ref.cli import main
-from lens_ref.core import CheckpointError, DataError
-from lens_ref.data import CachedData, folder_samples
+from lens_ref.core import CheckpointError, ConfigError, DataError
+from lens_ref.data import CachedData, folder_samples, read_metadata
 from lens_ref.dit import LensTransformer2DModel, init_weights, preset
+from lens_ref.lineage import ToyWorld
 from lens_ref.pipeline import LensPipeline, velocity_field
 from lens_ref.text import GptOss, TextConfig, TextEncoder
 from lens_ref.tokenizer import TextTokenizer
-from lens_ref.vae import ToyVAE
+from lens_ref.vae import ToyVAE, train_vae
 from lens_ref.wording import LANGUAGES, dense_caption
 from lens_ref.world import Scene, Thing, render, sample_scene
 
@@ -75,9 +81,12 @@ def test_damaged_pipeline_is_named(pipe, tmp_path, break_it, named):
 
 @pytest.mark.parametrize("argv, named", [(["generate", "a cat", "--height", "70"], "height: 70"), (["generate", "a cat", "--model", "nowhere"], "nowhere"),
                                          (["evaluate", "--model", "nowhere"], "nowhere"), (["train", "--steps", "0", "--out", "x"], "steps"),
-                                         (["info", "--preset", "huge"], "huge")])
+                                         (["info", "--preset", "huge"], "huge"), (["train", "--config", "typo.json"], "'step': did you mean 'steps'"),
+                                         (["train", "--config", "nowhere.json"], "nowhere.json"), (["train", "--images", "nowhere"], "metadata.jsonl"),
+                                         (["emoji", "--art", "nowhere.tgz"], "emojibase-data-17.0.0.tgz")])
 def test_command_line_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "typo.json").write_text('{"step": 5}')
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert named in err and err.count("\n") == 1
@@ -96,6 +105,68 @@ def test_folder_of_images_names_the_line(tmp_path):
     with pytest.raises(DataError, match=r"metadata.jsonl:1: file_name 'c.png'"): list(folder_samples(tmp_path))
     meta(dict(file_name="b.png", text="x"))
     with pytest.raises(DataError, match="b.png: not a readable image"): list(folder_samples(tmp_path))
+
+
+def run(code, **env):
+    "Lines of a fresh process: (exit code, stdout, stderr)."
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env})
+    return p.returncode, p.stdout, p.stderr
+
+
+TINY = dict(vae_steps=2, texts=100, text_steps=2, samples=48, steps=2, batch_size=16)
+
+
+def test_train_command_on_a_full_disk_and_on_real_pictures(tmp_path):
+    "An emoji package in miniature -> folder -> train; the disk refuses the VAE the first time; the second run goes on and draws the grid."
+    from PIL import Image
+    def package(name, **files):
+        with tarfile.open(tmp_path / name, "w:gz") as t:
+            for k, data in files.items():
+                info = tarfile.TarInfo(f"package/{k}"); info.size = len(data); t.addfile(info, io.BytesIO(data))
+    pictures, rows = {}, []
+    for i in range(40):
+        buffer = io.BytesIO(); Image.new("RGBA", (32, 32), (6 * i, 255 - 6 * i, 90, 255)).save(buffer, "webp", lossless=True)
+        pictures[f"assets/{i + 160:04x}{'-fe0f' * (i % 2)}.webp"] = buffer.getvalue()
+        rows.append(dict(label=f"square {i}", tags=["box", "tile"], hexcode=f"{i + 160:04X}", group=9 if i == 39 else 0))
+    package("art.tgz", **pictures)
+    package("names.tgz", **{"en/data.json": json.dumps(rows).encode(), "en/messages.json": json.dumps(dict(groups=[dict(key="flags", order=9)])).encode()})
+    folder = tmp_path / "emoji"
+    assert main(["emoji", "--art", str(tmp_path / "art.tgz"), "--names", str(tmp_path / "names.tgz"), "--out", str(folder)]) == 0
+    assert sorted(text for _, text in read_metadata(folder)) == sorted(f"square {i}: box, tile" for i in range(39))
+
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    argv = ["train", "--images", str(folder), "--config", str(tmp_path / "tiny.json"), "--out", str(tmp_path / "model")]
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000));"
+    code, _, err = run(f"import sys; {limit} from lens_ref.cli import main; sys.exit(main({argv!r}))")
+    assert code == 2 and err.count("could not be written") == 1 and str(tmp_path / "model") in err and "Traceback" not in err, err
+    code, out, err = run(f"import sys; from lens_ref.cli import main; sys.exit(main({argv!r}))")
+    assert code == 0 and Image.open(tmp_path / "model/grid.png").width > 400 and LensPipeline.from_pretrained(tmp_path / "model/pipeline"), err
+
+
+def test_unreadable_picture_stops_before_training(tmp_path, capsys):
+    from PIL import Image
+    for i in range(30): Image.new("RGB", (64, 64), (i, i, i)).save(tmp_path / f"{i}.png")
+    (tmp_path / "7.png").write_bytes((tmp_path / "7.png").read_bytes()[:60])
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(dict(file_name=f"{i}.png", text="a grey square")) for i in range(30)))
+    assert main(["train", "--images", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "7.png: not a readable image" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+class Stop(Exception): pass
+
+
+def test_autoencoder_resumes_exactly(tmp_path):
+    def train(folder=None, until=None):
+        torch.manual_seed(0)
+        def watch(step, *_):
+            if step + 1 == until: raise Stop
+        return train_vae(lambda step: ToyWorld().images(0, step, 2), ToyVAE(width=8), 5, callback=watch, folder=folder, every=2).state_dict()
+    whole = train()
+    with pytest.raises(Stop): train(tmp_path, until=3)
+    torch.manual_seed(1)
+    again = train(tmp_path)
+    assert all(torch.equal(v, again[k]) for k, v in whole.items())
+    with pytest.raises(ConfigError, match="settings.lr"): train_vae(None, ToyVAE(width=8), 5, lr=1e-4, folder=tmp_path)
 
 
 def test_checker_sees_planted_errors():
