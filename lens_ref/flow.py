@@ -222,23 +222,25 @@ def check_sigmas(sigmas) -> list[float]:
     return levels
 
 def sample_steps(velocity_fn, noise: Tensor, sigmas, solver: str = "euler"):
-    "Yield `(step, t, x, x0)` after each step: the level reached, the state there `[B, ...]`, the predicted clean sample. Arguments as in `sample`."
+    "Yield `(step, t, x, x0)` after each step: the level reached, the state there `[B, ...]`, the predicted clean sample. `send(x)` goes on from another state. Arguments as in `sample`."
     if solver not in SOLVERS: raise ConfigError(f"unknown solver {solver!r}; {nearest(str(solver), SOLVERS)}")
     levels, x, past = check_sigmas(sigmas), noise, {}
     for i, (t, t_next) in enumerate(zip(levels, levels[1:])):
         x, x0 = SOLVERS[solver](velocity_fn, x, t, t_next, past)
-        yield i, t_next, x, x0
+        sent = yield i, t_next, x, x0
+        x = x if sent is None else sent
 
 def sample(velocity_fn, noise: Tensor, sigmas, solver: str = "euler", callback=None) -> Tensor:
     """Solve `dx/dt = velocity_fn(x, t [B])` from `noise [B, ...]` at `sigmas[0]` down to `sigmas[-1]`; returns the final state in the dtype of `noise`.
 
-    `solver` is one of `SOLVERS`; `callback(step, t, x, x0)` runs after each step. Gradients flow: wrap in `torch.no_grad()` to save memory.
+    `solver` is one of `SOLVERS`; `callback(step, t, x, x0)` runs after each step, and a tensor that it returns replaces `x`. Gradients flow: wrap in `torch.no_grad()` to save memory.
     An unknown solver or a schedule that does not fall raises ConfigError. Euler is the released sampler; the paper asks for second order in RL rollouts."""
-    x = noise
-    for state in sample_steps(velocity_fn, noise, sigmas, solver):
-        x = state[2]
-        if callback is not None: callback(*state)
-    return x
+    steps, x, new = sample_steps(velocity_fn, noise, sigmas, solver), noise, None
+    while True:
+        try: state = steps.send(new)
+        except StopIteration: return x
+        new = callback(*state) if callback is not None else None
+        x = state[2] if new is None else new
 
 # %% ../nbs/06_flow.ipynb #00084cc0
 def guide(cond: Tensor, uncond: Tensor, scale: float, rescale: bool = True) -> Tensor:

@@ -362,13 +362,15 @@ class TextEncoder:
     @property
     def width(self): return self.model.config.hidden_size
 
+    def to(self, device): self.model.to(device); return self
+
     @torch.no_grad()
-    def encode(self, prompts):
-        """-> (list of float [B, S, D], one per layer; mask bool [B, S], True = real token).
+    def encode(self, prompts, max_length=None):
+        """-> (list of float [B, S, D], one per layer; mask bool [B, S], True = real token). `max_length` replaces the encoder's own.
 
         An empty prompt has no tokens at all: its mask row is False throughout (the unconditional branch). Padding holds zeros."""
         if isinstance(prompts, str): raise DataError('prompts: expected a list of strings, got one string; wrap it in [ ]')
-        rows = [self.tokenizer.chat(p, self.max_length) for p in prompts]
+        rows = [self.tokenizer.chat(p, max_length or self.max_length) for p in prompts]
         device, cut = self.model.model.embed_tokens.weight.device, self.tokenizer.prefix_length
         ids, mask = (x.to(device) for x in pad_right(rows, self.tokenizer.pad))
         states = self.model.features(ids, mask, self.layers)
