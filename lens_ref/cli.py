@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_config', 'cmd_train', 'show_folder', 'cmd_emoji', 'cmd_generate', 'cmd_evaluate', 'cmd_info', 'cmd_bench',
-           'parser', 'main']
+           'bench_generation', 'parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #f3899e36
 import argparse
@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from .core import ConfigError, LensError, show_images
+from .core import ConfigError, DataError, LensError, atomic_write, show_images
 
 # %% ../nbs/14_cli.ipynb #579859a6
 def read_config(path):
@@ -59,11 +59,13 @@ def cmd_generate(a):
     "Draw a prompt with a trained model."
     import torch
     from lens_ref.pipeline import LensPipeline, check_size
-    check_size(a.height, a.width)
-    pipe = LensPipeline.from_pretrained(a.model)
-    image = pipe(a.prompt, a.height, a.width, a.steps, a.guidance, torch.Generator().manual_seed(a.seed)).images[0]
-    image.resize((a.width * a.zoom, a.height * a.zoom), 0).save(a.out)
-    print(f"{a.out}: {a.width}x{a.height}, seed {a.seed}")
+    if not a.prompt.strip(): raise DataError("prompt: is empty; say what to draw")
+    if a.height and a.width: check_size(a.height, a.width)
+    pipe = LensPipeline.from_pretrained(a.model, device=a.device, offload=a.offload)
+    image = pipe(a.prompt, a.height, a.width, a.steps, a.guidance, torch.Generator().manual_seed(a.seed), aspect_ratio=a.aspect_ratio).images[0]
+    zoom = a.zoom or (4 if max(image.size) < 256 else 1)
+    with atomic_write(a.out) as tmp: image.resize((image.width * zoom, image.height * zoom), 0).save(tmp, Path(a.out).suffix[1:].replace("jpg", "jpeg") or "png")
+    print(f"{a.out}: {image.width}x{image.height}, seed {a.seed}")
 
 
 def cmd_evaluate(a):
@@ -74,18 +76,41 @@ def cmd_evaluate(a):
 
 
 def cmd_info(a):
-    "Parameters and FLOPs of a preset."
+    "Parameters, FLOPs and memory of a preset."
     from lens_ref.dit import count_flops, count_params, preset
+    from lens_ref.released import DEFAULTS, image_flops, memory_table
     config = preset(a.preset)
-    print(json.dumps(dict(preset=a.preset, parameters=count_params(config), flops=count_flops(config, a.tokens, a.text_tokens)), indent=1))
+    info = dict(preset=a.preset, parameters=count_params(config), flops=count_flops(config, a.tokens, a.text_tokens),
+                tflop_per_image={k: round(image_flops(config, a.tokens, a.text_tokens, d["num_inference_steps"], d["guidance_scale"]) / 1e12, 1) for k, d in DEFAULTS.items()})
+    if a.preset == "lens": info["memory_gb"] = {k: round(v, 1) for k, v in memory_table(config).items()}
+    print(json.dumps(info, indent=1))
 
 
 def cmd_bench(a):
-    "Time a training step of the toy transformer against diffusers' QwenImage of the same size, interleaved in one run."
+    "toy: time a training step against diffusers' QwenImage of the same size, interleaved in one run. small, lens: time a picture, part by part."
     from lens_ref.dit import compare_speed, time_parts
+    if a.preset != "toy": return bench_generation(a)
     speed, parts = compare_speed(repeats=a.repeats), time_parts(repeats=a.repeats)
     print(f"forward + backward, ours / QwenImage: {speed['ratio']:.2f} (processor time {speed['cpu_ratio']:.2f})")
     for k, v in parts.items(): print(f"  {k:20s} {1000 * v:7.1f} ms  {100 * v / parts['step']:4.0f}%")
+
+
+def bench_generation(a):
+    "Time pictures of a preset with random weights, with and without guidance, and print where the time goes."
+    import torch
+    from diffusers import AutoencoderKLFlux2
+
+    from lens_ref.dit import LensTransformer2DModel, init_weights, preset
+    from lens_ref.pipeline import LensPipeline, check_size
+    from lens_ref.released import time_generation
+    check_size(a.height, a.width)
+    dtype = torch.bfloat16 if a.device != "cpu" else torch.float32
+    with torch.device(a.device): dit, vae = init_weights(LensTransformer2DModel(**preset(a.preset).to_dict())).to(dtype), AutoencoderKLFlux2().to(dtype)
+    if a.compile: dit.compile_repeated_blocks()
+    name = torch.cuda.get_device_name() if a.device.startswith("cuda") else "CPU"
+    for steps, guidance in ((20, 5.0), (4, 1.0)):
+        times = time_generation(LensPipeline(dit, vae), a.height, a.width, steps, guidance, repeats=a.repeats)
+        print(json.dumps(dict(device=name, preset=a.preset, size=f"{a.height}x{a.width}", steps=steps, guidance=guidance, dtype=str(dtype), compiled=bool(a.compile)) | {k: round(v, 4) for k, v in times.items()}))
 
 
 def parser():
@@ -102,13 +127,15 @@ def parser():
     command("train", cmd_train, preset=("toy", "size of the model"), out=("runs/toy", "folder; a stopped run goes on from it"), steps=(int, "transformer steps; more is better"),
             samples=(int, "scenes in the cache"), vae_steps=(int, "autoencoder steps"), text_steps=(int, "language-model steps"), seed=(int, "seed"), per_skill=(25, "test images a skill"), config=(str, "JSON file of settings, like the lineage.json of an earlier run; options win over it"), images=(str, "train on this folder of pictures with metadata.jsonl instead of the toy world"))
     command("emoji", cmd_emoji, art=("lobehub-fluent-emoji-3d-1.1.0.tgz", "package with the pictures"), names=("emojibase-data-17.0.0.tgz", "package with the names"), out=("runs/emoji", "folder to write"))
-    command("generate", cmd_generate, model=("runs/toy/pipeline", "folder of a saved pipeline"), height=(64, "pixels, a multiple of 16"), width=(64, "pixels, a multiple of 16"),
-            steps=(int, "sampling steps"), guidance=(float, "1 is none"), seed=(0, "seed of the noise"), zoom=(4, "enlarge the file so many times"),
+    command("generate", cmd_generate, model=("runs/toy/pipeline", "folder of a saved pipeline"), height=(int, "pixels, a multiple of 16; the checkpoint's own by default"), width=(int, "pixels, a multiple of 16"),
+            aspect_ratio=(str, "instead of height and width: a released size, such as 16:9"), device=("cpu", "cpu or cuda"), offload=(0, "1: text encoder on the device only while it reads"),
+            steps=(int, "sampling steps"), guidance=(float, "1 is none"), seed=(0, "seed of the noise"), zoom=(int, "enlarge the file so many times; 4 for small pictures by default"),
             out=("image.png", "file to write")).add_argument("prompt", help="what to draw; describe every object, its colour, size and place")
     command("evaluate", cmd_evaluate, model=("runs/toy/pipeline", "folder of a saved pipeline"), per_skill=(50, "images a skill"), seed=(0, "seed"), style=("dense", "dense or brief prompts"),
             lang=("en", "en, zh, fr, ja or es"), guidance=(float, "1 is none"))
     command("info", cmd_info, preset=("lens", "toy, small or lens"), tokens=(4096, "image tokens (4096 is 1024x1024)"), text_tokens=(256, "text tokens"))
-    command("bench", cmd_bench, repeats=(9, "runs of each; the median counts"))
+    command("bench", cmd_bench, repeats=(9, "runs of each; the median counts"), preset=("toy", "toy, small or lens"), device=("cpu", "cpu or cuda"), compile=(0, "1: compile the blocks"),
+            height=(1024, "pixels"), width=(1024, "pixels"))
     return top
 
 
