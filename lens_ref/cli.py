@@ -90,8 +90,9 @@ def cmd_bench(a):
     "toy: time a training step against diffusers' QwenImage of the same size, interleaved in one run. small, lens: time a picture, part by part."
     from lens_ref.dit import compare_speed, time_parts
     if a.preset != "toy": return bench_generation(a)
-    speed, parts = compare_speed(repeats=a.repeats), time_parts(repeats=a.repeats)
+    speed, forward, parts = compare_speed(repeats=a.repeats), compare_speed(repeats=a.repeats, backward=False), time_parts(repeats=a.repeats)
     print(f"forward + backward, ours / QwenImage: {speed['ratio']:.2f} (processor time {speed['cpu_ratio']:.2f})")
+    print(f"forward alone,      ours / QwenImage: {forward['ratio']:.2f} (processor time {forward['cpu_ratio']:.2f})")
     for k, v in parts.items(): print(f"  {k:20s} {1000 * v:7.1f} ms  {100 * v / parts['step']:4.0f}%")
 
 

@@ -355,8 +355,8 @@ def _bench_inputs(config: DiTConfig, batch: int, grid: tuple, text_tokens: int) 
     return (torch.randn(batch, grid[0] * grid[1], config.in_channels, generator=g), text, torch.arange(text_tokens)[None] < real,
             torch.rand(batch, generator=g), grid)
 
-def compare_speed(config: DiTConfig | None = None, batch: int = 128, grid: tuple = (4, 4), text_tokens: int = 40, repeats: int = 7) -> dict:
-    """Forward and backward on the CPU, ours and diffusers' `QwenImageTransformer2DModel` of the same size, in turn.
+def compare_speed(config: DiTConfig | None = None, batch: int = 128, grid: tuple = (4, 4), text_tokens: int = 40, repeats: int = 7, backward: bool = True) -> dict:
+    """Forward (and backward) on the CPU, ours and diffusers' `QwenImageTransformer2DModel` of the same size, in turn.
 
     Median seconds of each (`ours`, `qwen_image`), median ratio ours / theirs of wall (`ratio`) and processor time (`cpu_ratio`), parameters."""
     from diffusers import QwenImageTransformer2DModel
@@ -368,9 +368,11 @@ def compare_speed(config: DiTConfig | None = None, batch: int = 128, grid: tuple
     latents, text, mask, t, _ = inputs = _bench_inputs(config, batch, grid, text_tokens)
     joined, shapes = torch.cat(text, -1), [(1, *grid)] * batch
     qwen = lambda: theirs(latents, joined, mask, t, shapes, return_dict=False)[0]
-    runs = [lambda: ours(*inputs).pow(2).mean().backward(), lambda: qwen().pow(2).mean().backward()]
-    for run in runs: run()  # warm up
-    rounds = [[_timed(run) for run in runs] for _ in range(repeats)]
+    finish = torch.Tensor.backward if backward else torch.Tensor.item
+    runs = [lambda: finish(ours(*inputs).pow(2).mean()), lambda: finish(qwen().pow(2).mean())]
+    with torch.set_grad_enabled(backward):
+        for run in runs: run()  # warm up
+        rounds = [[_timed(run) for run in runs] for _ in range(repeats)]
     wall, cpu = ([[r[m][i] for m in (0, 1)] for r in rounds] for i in (0, 1))
     median = statistics.median
     return dict(ours=median(a for a, _ in wall), qwen_image=median(b for _, b in wall), ratio=median(a / b for a, b in wall),

@@ -297,6 +297,7 @@ def to_float8(transformer):
     "Store the weights of the blocks' linear layers in float8 (torchao), in place; products still run in bf16. ConfigError without torchao."
     try: from torchao.quantization import Float8WeightOnlyConfig, quantize_
     except ImportError as e: raise ConfigError("to_float8: needs the package torchao; install it with: pip install torchao") from e
+    if transformer.transformer_blocks[0].img_mlp.pad: raise ConfigError(f"inner_dim: {transformer.config.inner_dim} makes an MLP whose width is no multiple of 8; float8 needs one")
     quantize_(transformer.transformer_blocks, Float8WeightOnlyConfig())
     return transformer
 
