@@ -24,22 +24,25 @@ PALETTE = torch.tensor(list(COLORS.values())) / 255                 # [8, 3]
 
 @functools.cache
 def bank(pixels, kinds):
-    "Kernels of all `kinds` at one size: per-channel [K, 2, n, n], shared [K, 4, n, n], and the constant term [8, K]."
+    "Kernels of all `kinds` at one size: per-channel [K, 2, n, n], shared [K, 4, n, n], and those of the term without the picture [3K, 1, n, n]."
     a, b, alpha = (torch.from_numpy(np.stack(p)) for p in zip(*(sprite(k, pixels) for k in kinds)))
     per_channel = torch.stack([2 * a, 2 * alpha * a], 1)
     shared = torch.stack([2 * b, 2 * alpha * b, -2 * alpha, -alpha ** 2], 1)
-    dot = lambda x, y: (x * y).sum((1, 2))
-    const = (PALETTE ** 2).sum(1)[:, None] * dot(a, a) + 2 * PALETTE.sum(1)[:, None] * dot(a, b) + 3 * dot(b, b)
-    return per_channel, shared, const
+    return per_channel, shared, torch.stack([a * a, 2 * a * b, 3 * b * b], 1).flatten(0, 1)[:, None]
 
 
-def gain_map(image, recon, pixels, kinds):
-    "Error removed by each (colour, kind, top, left): image, recon [B, 3, H, W] in [0, 1] -> [B, 8, K, H-n+1, W-n+1]."
-    per_channel, shared, const = bank(pixels, kinds)
-    d, n = image - recon, len(image)
-    by_channel = F.conv2d(torch.stack([d, recon], 2).flatten(0, 1), per_channel).unflatten(0, (n, 3))   # [B, 3, K, h, w]
-    rest = F.conv2d(torch.stack([d.sum(1), recon.sum(1), (d * recon).sum(1), (recon ** 2).sum(1)], 1), shared)
-    return torch.einsum("cr,brkyx->bckyx", PALETTE, by_channel) + rest[:, None] - const[None, :, :, None, None]
+def gain_map(image, recon, pixels, kinds, ground=None, seen=None):
+    """Error removed by each (colour, kind, top, left): image, recon [B, 3, H, W] in [0, 1] -> [B, 8, K, H-n+1, W-n+1].
+
+    With ground [B, 3, H, W] and seen [B, 1, H, W] in [0, 1]: for objects behind all that was drawn, where `seen` of the ground still shows."""
+    per_channel, shared, alone = bank(pixels, kinds)
+    n, under, m = len(image), recon if ground is None else ground, torch.ones_like(image[:, :1]) if seen is None else seen
+    d, u = (image - recon) * m, under * m ** 2
+    by_channel = F.conv2d(torch.stack([d, u], 2).flatten(0, 1), per_channel).unflatten(0, (n, 3))       # [B, 3, K, h, w]
+    rest = F.conv2d(torch.stack([d.sum(1), u.sum(1), (d * under).sum(1), (u * under).sum(1)], 1), shared)
+    powers = torch.stack([(PALETTE ** 2).sum(1), PALETTE.sum(1), torch.ones(len(PALETTE))], 1)          # [8, 3]
+    const = torch.einsum("cp,bkpyx->bckyx", powers, F.conv2d(m ** 2, alone).unflatten(1, (-1, 3)))
+    return torch.einsum("cr,brkyx->bckyx", PALETTE, by_channel) + rest[:, None] - const
 
 # %% ../nbs/00c_checker.ipynb #689077f0
 @dataclass(frozen=True)
@@ -97,12 +100,12 @@ def read_sign(image, ground):
     return found and found[1]
 
 
-def _candidates(image, recon, sizes):
-    "The single best object per image: gain [B] and (size, colour, kind, top, left)."
+def _candidates(image, recon, sizes, **behind):
+    "The single best object per image: gain [B] and (size, colour, kind, top, left). behind: see `gain_map`."
     best, what = torch.full((len(image),), -1e9), [None] * len(image)
     for size, pixels, kinds in sizes:
         if pixels > min(image.shape[-2:]): continue
-        g = gain_map(image, recon, pixels, kinds)
+        g = gain_map(image, recon, pixels, kinds, **behind)
         top, flat = g.flatten(1).max(1)
         for i in (top > best).nonzero()[:, 0].tolist():
             what[i] = (size, pixels, kinds, *np.unravel_index(flat[i].item(), g.shape[1:]))
@@ -110,22 +113,26 @@ def _candidates(image, recon, sizes):
     return best, what
 
 
-def _place(recon, size, pixels, kinds, c, k, y, x):
-    "Draw a candidate on recon [3, H, W] in place; returns (Thing, squared change of the picture)."
+def _place(recon, ground, seen, behind, size, pixels, kinds, c, k, y, x):
+    "Draw a candidate on recon [3, H, W] in place, and dim seen [1, H, W]; returns (Thing, squared change of the picture, share of the change that shows)."
     a, b, alpha = (torch.from_numpy(p.copy()) for p in sprite(kinds[k], pixels))
-    spot = recon[:, y:y + pixels, x:x + pixels]
-    change = a * PALETTE[c][:, None, None] + b - alpha * spot
+    spot, under, light = (p[:, y:y + pixels, x:x + pixels] for p in (recon, ground if behind else recon, seen))
+    whole = a * PALETTE[c][:, None, None] + b - alpha * under
+    change = whole * light if behind else whole
     spot += change
+    light *= 1 - alpha
     h, w = recon.shape[-2:]
-    return Thing(kinds[k], list(COLORS)[c], size, (x + pixels / 2) / w, (y + pixels / 2) / h), (change ** 2).sum().item()
+    energy = (change ** 2).sum().item()
+    return Thing(kinds[k], list(COLORS)[c], size, (x + pixels / 2) / w, (y + pixels / 2) / h), energy, energy / (whole ** 2).sum().item()
 
 
 class Checker:
-    """Reads images of the toy world. `min_fit`: smallest share of an object's pixels it must explain; `most`: objects per image.
+    """Reads images of the toy world. `min_fit`: smallest share of an object's visible pixels it must explain; `min_seen`: of an object behind others, the
+    smallest share that must be visible; `most`: objects per image.
 
     `checker.read(images)`: images [B, 3, H, W] float in [-1, 1], or a list of [H, W, 3] uint8 arrays of one size -> list of Reading."""
-    def __init__(self, min_fit=.4, min_gain=3.0, most=5, batch=32):
-        self.min_fit, self.min_gain, self.most, self.batch = min_fit, min_gain, most, batch
+    def __init__(self, min_fit=.4, min_gain=3.0, min_seen=.2, most=5, batch=32):
+        self.min_fit, self.min_gain, self.min_seen, self.most, self.batch = min_fit, min_gain, min_seen, most, batch
 
     def read(self, images):
         x = (images.float() + 1) / 2 if torch.is_tensor(images) else torch.stack([_chw(i) for i in images])
@@ -145,16 +152,20 @@ class Checker:
     def _pursue(self, x, recon):
         u = unit(*x.shape[-2:])
         sizes = [(s, round(n * u), tuple(SPRITES)) for s, n in SIZES.items()] + [("large", round(extent("ring", "large") * u), ("ring",))]
-        found, alive = [[] for _ in x], list(range(len(x)))
-        for _ in range(self.most):
+        ground, seen, found, alive = recon.clone(), torch.ones_like(recon[:, :1]), [[] for _ in x], list(range(len(x)))
+        for turn in range(self.most):
             if not alive: break
-            gains, what = _candidates(x[alive], recon[alive], sizes)
+            options = [(False, *_candidates(x[alive], recon[alive], sizes))]
+            if turn: options.append((True, *_candidates(x[alive], recon[alive], sizes, ground=ground[alive], seen=seen[alive])))
             keep = []
-            for i, gain, w in zip(alive, gains.tolist(), what):
-                before = recon[i].clone()
-                thing, energy = _place(recon[i], *w)
-                if gain < self.min_gain or gain / energy < self.min_fit: recon[i] = before
-                else: found[i].append((thing, gain / energy)), keep.append(i)
+            for j, i in enumerate(alive):
+                for behind, gain, w in sorted(((b, gains[j].item(), what[j]) for b, gains, what in options), key=lambda o: -o[1]):
+                    before = recon[i].clone(), seen[i].clone()
+                    thing, energy, shown = _place(recon[i], ground[i], seen[i], behind, *w)
+                    if gain >= self.min_gain and gain >= self.min_fit * energy and shown >= self.min_seen:
+                        found[i].append((thing, gain / energy)); keep.append(i)
+                        break
+                    recon[i], seen[i] = before
             alive = keep
         return found
 

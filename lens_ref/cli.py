@@ -60,7 +60,7 @@ def cmd_generate(a):
     import torch
     from lens_ref.pipeline import LensPipeline, check_size
     if not a.prompt.strip(): raise DataError("prompt: is empty; say what to draw")
-    if a.height and a.width: check_size(a.height, a.width)
+    check_size(a.height or 64, a.width or 64)
     pipe = LensPipeline.from_pretrained(a.model, device=a.device, offload=a.offload)
     image = pipe(a.prompt, a.height, a.width, a.steps, a.guidance, torch.Generator().manual_seed(a.seed), aspect_ratio=a.aspect_ratio).images[0]
     zoom = a.zoom or (4 if max(image.size) < 256 else 1)
