@@ -116,7 +116,8 @@ class LensPipeline:
 
     def to(self, device=None, dtype=None):
         "Move the parts, and the dtype of the transformer and the VAE; with `offload` the text encoder stays where it is."
-        for part in (self.transformer, self.vae): part.to(device=device or self.device, dtype=dtype or part.dtype)
+        wanted = {k: v for k, v in dict(device=device, dtype=dtype).items() if v is not None}
+        for part in (self.transformer, self.vae): part.to(**wanted)
         if device is not None and self.text_encoder is not None and not self.offload: self.text_encoder.to(device)
         return self
 
