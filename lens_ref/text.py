@@ -334,8 +334,8 @@ def train_lm(texts, tokenizer, config=None, steps=None, seconds=None, batch=8, l
         for g in opt.param_groups: g['lr'] = lr * warmup_cosine(done)
         loss = next_token_loss(model, rows[torch.randint(len(rows), (batch,), generator=order)])
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step(); opt.zero_grad(set_to_none=True)
+        nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g['params']], 1.0)
+        opt.step(); model.zero_grad(set_to_none=True)      # the router biases too, which the optimiser does not know
         step, spent = step + 1, time.monotonic() - start
         done = min(1.0, max(step / steps if steps else 0, spent / seconds if seconds else 0))
         if folder and step % every == 0: keep(folder, step, parts, settings)
