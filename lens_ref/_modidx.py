@@ -471,6 +471,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'lens_ref.wording._english': ('wording.html#_english', 'lens_ref/wording.py'),
                                   'lens_ref.wording._filler': ('wording.html#_filler', 'lens_ref/wording.py'),
                                   'lens_ref.wording._framed': ('wording.html#_framed', 'lens_ref/wording.py'),
+                                  'lens_ref.wording._in_front': ('wording.html#_in_front', 'lens_ref/wording.py'),
                                   'lens_ref.wording._latin': ('wording.html#_latin', 'lens_ref/wording.py'),
                                   'lens_ref.wording._located': ('wording.html#_located', 'lens_ref/wording.py'),
                                   'lens_ref.wording._pairs': ('wording.html#_pairs', 'lens_ref/wording.py'),

@@ -64,7 +64,7 @@ PLACES = {
     ("bottom", "right"): ("in the bottom right", "右下方", "en bas à droite", "右下", "abajo a la derecha")}
 RELATIONS = {
     "inside": ("inside", "在{b}里面", "à l'intérieur de", "{b}の中", "dentro de"), "around": ("around", "围着{b}", "autour de", "{b}の周り", "alrededor de"),
-    "overlapping": ("overlapping", "与{b}重叠", "qui chevauche", "{b}と重なる位置", "superpuesto a"), "left of": ("to the left of", "在{b}左边", "à gauche de", "{b}の左", "a la izquierda de"),
+    "overlapping": ("overlapping", "与{b}重叠", "en chevauchement avec", "{b}と重なる位置", "en solape con"), "left of": ("to the left of", "在{b}左边", "à gauche de", "{b}の左", "a la izquierda de"),
     "right of": ("to the right of", "在{b}右边", "à droite de", "{b}の右", "a la derecha de"), "above": ("above", "在{b}上方", "au-dessus de", "{b}の上", "encima de"),
     "below": ("below", "在{b}下方", "au-dessous de", "{b}の下", "debajo de")}
 NUMBERS = {"en": ("", "one", "two", "three", "four"), "zh": ("", "一", "两", "三", "四"), "fr": ("", "un", "deux", "trois", "quatre"),
@@ -138,6 +138,15 @@ def _pairs(scene):
     return pairs if len(pairs) < 4 else pairs[:2]                  # four corners: the places already say the rest
 
 
+def _in_front(a, b, lang):
+    "Of an overlapping pair the one drawn later, b, is in front; a sentence that says so and on which side of `a` it lies."
+    dx, dy = b.x - a.x, b.y - a.y
+    side = ("right of" if dx > 0 else "left of") if abs(dx) >= abs(dy) else "below" if dy > 0 else "above"
+    frame = {"en": "{b} is in front, {r} {a}.", "zh": "{b}在前面，{r}。", "fr": "{b} est devant, {r} {a}.", "ja": "{b}は手前にあり、{r}です。", "es": "{b} está delante, {r} {a}."}[lang]
+    name = lambda t: _short(t.kind, t.color, lang)
+    return frame.format(a=name(a), b=name(b), r=_pick(RELATIONS, side, lang).format(b=name(a)))
+
+
 def _english(scene, rng):
     groups, setting = list(scene.groups.values()), SETTING_NAMES[scene.setting][0]
     inline = not _close(scene) and rng.random() < .7               # the place within the list, or in a sentence of its own
@@ -148,6 +157,7 @@ def _english(scene, rng):
     elif not inline: out += [_where(g, rng) for g in groups]
     out += [rng.choice(["{A} is {r} {b}.", "We find {a} {r} {b}."]).format(a=_short(a.kind, a.color, "en"), A=_short(a.kind, a.color, "en").capitalize(),
             r=RELATIONS[r][0], b=_short(b.kind, b.color, "en")) for a, r, b in _pairs(scene)]
+    out += [s[0].upper() + s[1:] for a, r, b in _pairs(scene) if r == "overlapping" for s in [_in_front(a, b, "en")]]
     if scene.sign: out.append(rng.choice([f'A dark sign at the {scene.sign.place} reads "{scene.sign.word}" in {scene.sign.color} letters.',
                                          f'On a framed board at the {scene.sign.place} stands the word "{scene.sign.word}" in {scene.sign.color} letters.']))
     out.append(_count_line(scene, rng))
@@ -205,6 +215,7 @@ def _framed(scene, lang):
     out = [show.format(x=listed, s=_pick(SETTING_NAMES, scene.setting, lang))]
     if not _close(scene): out += [_located(where, g, lang) for g in groups]
     out += [rel.format(a=name(a), r=_pick(RELATIONS, r, lang).format(b=name(b)), b=name(b)) for a, r, b in _pairs(scene)]
+    out += [_in_front(a, b, lang) for a, r, b in _pairs(scene) if r == "overlapping"]
     if scene.sign:
         p = _pick(PLACES, (scene.sign.place, "center"), lang)
         out.append(sign.format(p=p, w=scene.sign.word, c=_pick(ADJECTIVES, scene.sign.color, lang).split()[0]))

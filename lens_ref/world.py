@@ -135,7 +135,7 @@ def _inside(rng):
 def _overlapping(rng):
     (a, ca, _), (b, cb, _) = _groups(2, rng)
     (x, y), = _jittered([(32, 32)], rng, 3)
-    dx, dy = rng.choice([(8, 3), (8, -3), (-8, 3), (3, 8)])
+    dx, dy = rng.choice([(10, 4), (10, -4), (-10, 4), (4, 10)])        # the second, in front, hides about a quarter of the first
     return tuple(Thing(k, c, "large", x + s * dx / 64, y + s * dy / 64) for k, c, s in ((a, ca, -1), (b, cb, 1)))
 
 
