@@ -16,11 +16,11 @@ from .core import ConfigError, DataError, LensError, atomic_write, show_images
 
 # %% ../nbs/14_cli.ipynb #579859a6
 def read_config(path):
-    "Settings of a JSON file as a dict. ConfigError names a file that is missing or no JSON object."
+    "Settings of a JSON file, or of the `config` in a lineage.json, as a dict. ConfigError names a file that is missing or no JSON object."
     try: settings = json.loads(Path(path).read_text("utf8"))
     except (OSError, ValueError) as e: raise ConfigError(f"{path}: not a readable JSON file ({e}); write for example {{\"steps\": 9000}}") from e
     if not isinstance(settings, dict): raise ConfigError(f"{path}: must hold a JSON object, for example {{\"steps\": 9000}}")
-    return settings
+    return settings["config"] if "stages" in settings else settings
 
 
 def say(line):
