@@ -196,7 +196,7 @@ def stage_transformer(out, config, source, log=print):
     watch = watchers(config, tc, source, vae, encoder) if rank() == 0 else {}
     with StopSignal() as stop:
         for state in train(learner, pretrain_step, Shard(data), folder=out / "run", allow=("steps",), log=log, stop=stop, **watch):
-            if state.step % 100 == 0: log(progress_line(state, tc))
+            if state.step == 10 or state.step % 100 == 0: log(progress_line(state, tc))
     if learner.step < tc.steps: return log(f"stopped at step {learner.step}; the same command goes on from there")
     with learner.ema.applied(learner.model): weights = {k: v.clone() for k, v in learner.model.state_dict().items()}
     learner.model.load_state_dict(weights)

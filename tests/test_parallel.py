@@ -59,11 +59,11 @@ def test_a_signal_to_one_stops_both(alone, tmp_path):
     argv = ["train", "--config", str(config), "--out", str(tmp_path)]
     child = subprocess.Popen([sys.executable, "-c", f"import sys; from lens_ref.cli import main; sys.exit(main({argv!r}))"], stdout=subprocess.PIPE, text=True)
     for line in child.stdout:
-        if "dit  step 100" in line: child.send_signal(signal.SIGTERM); break
+        if "dit  step 10/" in line: child.send_signal(signal.SIGTERM); break
     rest, _ = child.communicate(timeout=60)
     assert child.returncode == 0 and "stopped at step" in rest
     saved = read_checkpoint(sorted((tmp_path / "run").glob("step_*.pt"))[-1])
-    assert 100 <= saved["step"] < 400 and not (tmp_path / "pipeline").exists()
+    assert 10 <= saved["step"] < 400 and not (tmp_path / "pipeline").exists()
     deadline = time.monotonic() + 10
     while subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout and time.monotonic() < deadline: time.sleep(.1)
     assert not subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout
