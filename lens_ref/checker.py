@@ -230,7 +230,8 @@ NEEDED = {"single": ("object",), "two": ("object",), "counting": ("count",), "co
 
 
 def passes(scene, reading, skill):
-    "GenEval's rule: an image passes when every fact its skill is about holds."
+    "GenEval's rule: an image passes when every fact its skill is about holds. Raises DataError for an unknown skill."
+    if skill not in NEEDED: raise DataError(f"skill: {skill!r} is unknown; choose one of {', '.join(NEEDED)}")
     return all(holds(f, reading) for f in facts(scene) if f.what in NEEDED[skill])
 
 # %% ../nbs/00c_checker.ipynb #10e284ab

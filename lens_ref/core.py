@@ -27,7 +27,8 @@ class DataError(LensError, ValueError):
 # %% ../nbs/00_core.ipynb #e606f180
 def nearest(word: str, choices) -> str:
     "A hint for a misspelt name: the closest valid choice, or all of them when none is close."
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    initials = "".join(part[:1] for part in word.split("_"))
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5) or [c for c in choices if len(initials) > 1 and c == initials]
     return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(choices)}"
 
 # %% ../nbs/00_core.ipynb #5f982e50

@@ -393,11 +393,14 @@ class TextEncoder:
     def load(cls, folder):
         "Read what `save` wrote, as float32. CheckpointError names the file that is missing or wrong."
         path = Path(folder) / 'config.json'
-        try: config = json.loads(path.read_text())
-        except (OSError, ValueError) as e: raise CheckpointError(f'{path}: no readable text-encoder config ({e}); save the encoder again') from e
-        model = GptOss(TextConfig.from_dict(config['model']))
-        load_weights(model, Path(folder) / 'model.safetensors', max(config['layers']))
-        return cls(model, TextTokenizer.load(Path(folder) / 'tokenizer.json'), config['layers'], config['max_length'])
+        try:
+            config = json.loads(path.read_text())
+            sizes, layers, longest = TextConfig.from_dict(config['model']), config['layers'], config['max_length']
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise CheckpointError(f'{path}: no readable text-encoder config ({e}); save the encoder again') from e
+        model = GptOss(sizes)
+        load_weights(model, Path(folder) / 'model.safetensors', max(layers))
+        return cls(model, TextTokenizer.load(Path(folder) / 'tokenizer.json'), layers, longest)
 
 def load_weights(model, path, last_layer):
     "Fill `model` from a saved encoder; only what lies above `last_layer` may be absent."

@@ -82,9 +82,10 @@ def _statistics(vae):
 def encode(vae, images):
     """images [B, 3, H, W] in [-1, 1] -> latents [B, h*w, 4c], one normalised token per 16x16 pixels (released).
 
-    `vae`: ToyVAE or diffusers' AutoencoderKLFlux2. Raises DataError when a side is not a multiple of 16."""
+    `vae`: ToyVAE or diffusers' AutoencoderKLFlux2. Raises DataError when a side is not a multiple of 16, or for another shape."""
+    if images.ndim != 4 or images.shape[1] != 3: raise DataError(f"images: expected [B, 3, H, W], got {list(images.shape)}")
     for name, n in zip(("height", "width"), images.shape[-2:]):
-        if n % 16: raise DataError(f"{name}: {n} is not a multiple of 16; crop or resize the image to {n // 16 * 16}")
+        if n % 16: raise DataError(f"{name}: {n} is not a multiple of 16; crop or resize the image to {max(16, n // 16 * 16)}")
     mean, std = _statistics(vae)
     z = patchify(vae.encode(images.to(vae.dtype)).latent_dist.mode())
     return ((z - mean) / std).flatten(2).transpose(1, 2)
@@ -92,7 +93,9 @@ def encode(vae, images):
 
 @torch.no_grad()
 def decode(vae, latents, grid):
-    "latents [B, h*w, 4c], grid (h, w) -> images [B, 3, 16h, 16w] in [-1, 1] (released)."
+    "latents [B, h*w, 4c], grid (h, w) -> images [B, 3, 16h, 16w] in [-1, 1] (released). Raises DataError when latents do not fill the grid."
+    want = grid[0] * grid[1], len(vae.bn.running_mean)
+    if latents.shape[1:] != want: raise DataError(f"latents: {list(latents.shape)} do not fit, grid={tuple(grid)} and this VAE need [B, {want[0]}, {want[1]}]")
     mean, std = _statistics(vae)
     z = latents.transpose(1, 2).unflatten(2, grid).to(vae.dtype) * std + mean
     return vae.decode(unpatchify(z)).sample.clamp(-1, 1)

@@ -44,7 +44,7 @@ WORDS = ("HI", "GO", "NO", "YES", "WOW", "SUN", "FUN", "TEA", "ART", "ZOO", "POP
 # %% ../nbs/00_world.ipynb #41c3c28e
 @dataclass(frozen=True)
 class Thing:
-    "One object: `x`, `y` are its centre as fractions of width and height; lists later in a scene are drawn in front."
+    "One object: `x`, `y` are its centre as fractions of width and height; things later in a scene are drawn in front."
     kind: str
     color: str
     size: str
@@ -87,7 +87,7 @@ def place_name(x, y):
 
 
 def relation(a, b):
-    "How thing `a` lies to thing `b`: inside, overlapping, left of, right of, above or below; None when it is too close to call."
+    "How thing `a` lies to thing `b`: inside, around, overlapping, left of, right of, above or below; None when it is too close to call."
     dx, dy = (a.x - b.x) * 64, (a.y - b.y) * 64
     if b.kind == "ring" and math.hypot(dx, dy) < 9: return "inside"
     if a.kind == "ring" and math.hypot(dx, dy) < 9: return "around"
