@@ -74,6 +74,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'lens_ref.cost._Live.__torch_dispatch__': ('cost.html#_live.__torch_dispatch__', 'lens_ref/cost.py'),
                                'lens_ref.cost._Live._gone': ('cost.html#_live._gone', 'lens_ref/cost.py'),
                                'lens_ref.cost._peak': ('cost.html#_peak', 'lens_ref/cost.py'),
+                               'lens_ref.cost._storages': ('cost.html#_storages', 'lens_ref/cost.py'),
                                'lens_ref.cost._watched': ('cost.html#_watched', 'lens_ref/cost.py'),
                                'lens_ref.cost.attention_backend': ('cost.html#attention_backend', 'lens_ref/cost.py'),
                                'lens_ref.cost.decode_memory': ('cost.html#decode_memory', 'lens_ref/cost.py'),

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKLFlux2
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .core import ConfigError, nearest
 from .dit import DiTConfig, LensTransformer2DModel, count_flops, count_params
@@ -48,19 +49,24 @@ def image_flops(config, tokens, text_tokens, steps, guidance):
     return count_flops(config, tokens, text_tokens)["total"] * steps * (1 if guidance == 1 else 2)
 
 # %% ../nbs/07d_cost.ipynb #c0570009
+def _storages(values):
+    "Storages of the tensors among `values`, by address."
+    return {(s := x.untyped_storage())._cdata: s for x in tree_leaves(values) if isinstance(x, torch.Tensor)}
+
+
 class _Live(TorchDispatchMode):
-    "Counts the bytes of tensors that are alive, after each operation."
+    "Counts the bytes of tensors that are alive after each operation, without what was there before, such as weights."
     def __init__(self):
         super().__init__()
-        self.now, self.trace = 0, []
-        self.alive = set()
+        self.now, self.trace, self.alive, self.before = 0, [], set(), set()
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.before |= _storages((args, kwargs)).keys() - self.alive
         out = op(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(x, torch.Tensor) and (key := (s := x.untyped_storage())._cdata) not in self.alive:
-                self.alive.add(key); self.now += s.nbytes()
-                weakref.finalize(s, self._gone, key, s.nbytes())
+        for key, s in _storages(out).items():
+            if key in self.alive | self.before: continue
+            self.alive.add(key); self.now += s.nbytes()
+            weakref.finalize(s, self._gone, key, s.nbytes())
         self.trace.append(self.now)
         return out
 
@@ -81,8 +87,8 @@ def live_bytes(run):
 
 
 def step_memory(config, height=1024, width=1024, text_tokens=256, rows=2):
-    "GB alive during one pass of the transformer in bf16, above its weights; guidance has two `rows` a picture."
-    grid = height // 16, width // 16
+    "GB alive during one pass of the transformer in bf16, above its weights; guidance has two `rows` a picture. Four blocks stand for all: the rest only repeat them."
+    config, grid = config.replace(num_layers=min(4, config.num_layers)), (height // 16, width // 16)
     with torch.device("meta"):
         model = LensTransformer2DModel(**config.to_dict()).bfloat16()
         x, t = torch.empty(rows, grid[0] * grid[1], config.in_channels).bfloat16(), torch.empty(rows)

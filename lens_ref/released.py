@@ -264,13 +264,18 @@ def load_vae(path, device="cpu", dtype=torch.bfloat16):
 
 # %% ../nbs/12_released.ipynb #a0000038
 def check_encoder(folder, layers, width):
-    "CheckpointError unless `folder` is a whole GPT-OSS with more than max(layers) layers, `width` wide. Reads headers only. -> its config"
+    "CheckpointError unless `folder` is a whole GPT-OSS with more than max(layers) layers, `width` wide. Reads headers only."
+    from transformers import GptOssConfig, GptOssForCausalLM
     config, path = read_config(folder), Path(folder) / "config.json"
     if config.get("model_type") != "gpt_oss": raise CheckpointError(f"{path}: model_type is {config.get('model_type')!r}, not 'gpt_oss'; give the folder of GPT-OSS")
     if (found := config.get("hidden_size")) != width: raise CheckpointError(f"{path}: hidden_size is {found}, but the transformer reads features {width} wide; they belong to different models")
     if (found := config.get("num_hidden_layers", 0)) <= max(layers): raise CheckpointError(f"{path}: has {found} layers, but the transformer reads layer {max(layers)} (from 0)")
-    tensor_files(folder, "model")
-    return config
+    files = tensor_files(folder, "model")
+    with torch.device("meta"): wanted = {k: tuple(v.shape) for k, v in GptOssForCausalLM(GptOssConfig(**config)).state_dict().items()}
+    packed = [k for k in wanted if f"{k}_blocks" in files and f"{k}_scales" in files]                # MXFP4: two tensors in place of one
+    spare = {"lm_head.weight"} - files.keys() | {*packed}
+    inside = {k: shape for k, (_, shape) in files.items() if k.removesuffix("_blocks").removesuffix("_scales") not in packed}
+    check_fit(inside, {k: v for k, v in wanted.items() if k not in spare}, folder, {k: f for k, (f, _) in files.items()})
 
 
 def read_gpt_oss(folder, device="cpu", dtype="auto"):

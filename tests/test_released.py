@@ -161,7 +161,9 @@ def test_tiles_decode_the_same_picture():
     "Where tiles overlap they are blended; a random decoder has statistics over the whole picture, so only roughly."
     torch.manual_seed(0)
     vae, z = tiny_vae(), torch.randn(1, 4, 24, 16)
-    with torch.no_grad(): whole, _ = vae.decode(z).sample, vae.enable_tiling()
+    with torch.no_grad(): whole = vae.decode(z).sample
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = 128, 16
     with torch.no_grad(): tiled = vae.decode(z).sample
     assert tiled.shape == whole.shape and 0 < (tiled - whole).abs().mean() < .5 * whole.std()
 
@@ -233,7 +235,8 @@ def test_the_library_of_harmony_renders_the_same(o200k, recorded, date, tmp_path
         encoding = harmony_lib.load_harmony_encoding(harmony_lib.HarmonyEncodingName.HARMONY_GPT_OSS)
     H, M, R = harmony_lib, harmony_lib.Message.from_role_and_content, harmony_lib.Role
     system = H.SystemContent.new().with_conversation_start_date(date)
-    developer = H.DeveloperContent.new().with_instructions("Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background.")
+    # GPT-OSS's chat template ends the instruction with an empty line, the library does not
+    developer = H.DeveloperContent.new().with_instructions("Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background.\n\n")
     for p in recorded["prompts"]:
         thought = M(R.ASSISTANT, "Need to generate one image according to the description.").with_channel("analysis")
         talk = H.Conversation.from_messages([M(R.SYSTEM, system), M(R.DEVELOPER, developer), M(R.USER, p["prompt"]), thought])
@@ -418,7 +421,7 @@ def edit(name, change):
                                            (edit("vae/diffusion_pytorch_model.safetensors", lambda t: t.pop("decoder.conv_out.bias")), "vae: 1 of .* do not fit: decoder.conv_out.bias: missing"),
                                            (edit("vae/config.json", lambda c: c | dict(latent_channels="many")), "vae/config.json: not the config of the FLUX.2 VAE"),
                                            (lambda f: (f / "text_encoder/model.safetensors").write_bytes((f / "text_encoder/model.safetensors").read_bytes()[:-9]), "text_encoder/model.safetensors: not a whole"),
-                                           (edit("text_encoder/model.safetensors", lambda t: t.pop("model.layers.2.input_layernorm.weight")), "text_encoder: 1 tensors do not fit: model.layers.2.input_layernorm.weight: missing"),
+                                           (edit("text_encoder/model.safetensors", lambda t: t.pop("model.layers.2.input_layernorm.weight")), "text_encoder: 1 of .* do not fit: model.layers.2.input_layernorm.weight: missing"),
                                            (edit("text_encoder/config.json", lambda c: c | dict(model_type="llama")), "text_encoder/config.json: model_type is 'llama', not 'gpt_oss'"),
                                            (edit("text_encoder/config.json", lambda c: c | dict(hidden_size=64)), "hidden_size is 64, but the transformer reads features 32 wide"),
                                            (edit("text_encoder/config.json", lambda c: c | dict(num_hidden_layers=3)), "has 3 layers, but the transformer reads layer 3"),
@@ -501,7 +504,7 @@ def test_memory_is_counted():
     assert live_bytes(lambda: [kept.append(x + i) for i in range(3)])[-1] == 12000
     lens = preset("lens", num_layers=2)
     one, two = (step_memory(lens, rows=rows) for rows in (1, 2))
-    assert 1.8 < two / one < 2.1 and step_memory(preset("lens", num_layers=4)) == pytest.approx(two, rel=.02)
+    assert 1.8 < two / one < 2.1 and step_memory(preset("lens", num_layers=3)) == pytest.approx(two, rel=.02)      # depth costs nothing
     assert memory_table(preset("lens"))["training, LoRA of rank 64 on bf16"] < 15
 
 
