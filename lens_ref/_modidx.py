@@ -228,6 +228,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lens_ref.pipeline.LensPipeline._asked': ('generate.html#lenspipeline._asked', 'lens_ref/pipeline.py'),
                                    'lens_ref.pipeline.LensPipeline._denoise': ( 'generate.html#lenspipeline._denoise',
                                                                                 'lens_ref/pipeline.py'),
+                                   'lens_ref.pipeline.LensPipeline._execution_device': ( 'generate.html#lenspipeline._execution_device',
+                                                                                         'lens_ref/pipeline.py'),
                                    'lens_ref.pipeline.LensPipeline._features': ( 'generate.html#lenspipeline._features',
                                                                                  'lens_ref/pipeline.py'),
                                    'lens_ref.pipeline.LensPipeline._noise': ('generate.html#lenspipeline._noise', 'lens_ref/pipeline.py'),

@@ -208,6 +208,12 @@ class LensPipeline(DiffusionPipeline):
         self.register_to_config(defaults=self.defaults, offload=offload)
         self.set_progress_bar_config(disable=True)
 
+    @property
+    def _execution_device(self):
+        "Where the parts compute. diffusers looks for hooks in every module, which takes milliseconds; not where there are none."
+        hooked = any(hasattr(self.transformer, k) for k in ("_hf_hook", "_diffusers_hook"))
+        return super()._execution_device if hooked else next(self.transformer.parameters()).device
+
     def to(self, *args, **kwargs):
         "Move the parts, and the dtype of the transformer and the VAE; with `offload` the text encoder stays where it is."
         super().to(*args, **kwargs)
