@@ -8,6 +8,7 @@ __all__ = ['read_config', 'say', 'cmd_train', 'show_folder', 'cmd_emoji', 'cmd_g
 
 # %% ../nbs/14_cli.ipynb #f3899e36
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -84,12 +85,15 @@ def cmd_evaluate(a):
 
 def cmd_info(a):
     "Parameters, FLOPs and memory of a preset."
+    from lens_ref.cost import decode_memory, image_flops, memory_table, step_memory
     from lens_ref.dit import count_flops, count_params, preset
-    from lens_ref.released import DEFAULTS, image_flops, memory_table
+    from lens_ref.released import DEFAULTS
     config = preset(a.preset)
     info = dict(preset=a.preset, parameters=count_params(config), flops=count_flops(config, a.tokens, a.text_tokens),
                 tflop_per_image={k: round(image_flops(config, a.tokens, a.text_tokens, d["num_inference_steps"], d["guidance_scale"]) / 1e12, 1) for k, d in DEFAULTS.items()})
-    if a.preset == "lens": info["memory_gb"] = {k: round(v, 1) for k, v in memory_table(config).items()}
+    if a.preset == "lens":
+        gb = memory_table(config) | {"a step with guidance, 1024 x 1024": step_memory(config), "decoding 1024 x 1024": decode_memory(), "decoding in tiles of 512": decode_memory(tile=512)}
+        info["memory_gb"] = {k: round(v, 1) for k, v in gb.items()}
     print(json.dumps(info, indent=1))
 
 
@@ -108,17 +112,23 @@ def bench_generation(a):
     import torch
     from diffusers import AutoencoderKLFlux2
 
+    from lens_ref.cost import attention_backend, time_generation, to_float8
     from lens_ref.dit import LensTransformer2DModel, init_weights, preset
     from lens_ref.pipeline import LensPipeline, check_size
-    from lens_ref.released import time_generation
+    from lens_ref.released import random_encoder
     check_size(a.height, a.width)
+    kernels = lambda: attention_backend(*a.attention.split(",")) if a.attention else contextlib.nullcontext()
+    kernels()                                                    # an unknown name stops here
     dtype = torch.bfloat16 if a.device != "cpu" else torch.float32
     with torch.device(a.device): dit, vae = init_weights(LensTransformer2DModel(**preset(a.preset).to_dict())).to(dtype), AutoencoderKLFlux2().to(dtype)
+    pipe = LensPipeline(dit, vae, random_encoder(device=a.device, dtype=dtype) if a.encoder else None)
+    if a.float8: to_float8(dit)
     if a.compile: dit.compile_repeated_blocks()
     name = torch.cuda.get_device_name() if a.device.startswith("cuda") else "CPU"
     for steps, guidance in ((20, 5.0), (4, 1.0)):
-        times = time_generation(LensPipeline(dit, vae), a.height, a.width, steps, guidance, repeats=a.repeats)
-        print(json.dumps(dict(device=name, preset=a.preset, size=f"{a.height}x{a.width}", steps=steps, guidance=guidance, dtype=str(dtype), compiled=bool(a.compile)) | {k: round(v, 4) for k, v in times.items()}))
+        with kernels(): times = time_generation(pipe, a.height, a.width, steps, guidance, repeats=a.repeats, prompt="a red fox in the snow" if a.encoder else None)
+        setting = dict(device=name, preset=a.preset, size=f"{a.height}x{a.width}", steps=steps, guidance=guidance, dtype=str(dtype), **{k: bool(getattr(a, k)) for k in ("compile", "encoder", "float8")}, attention=a.attention or "torch's choice")
+        print(json.dumps(setting | {k: round(v, 4) for k, v in times.items()}))
 
 
 def parser():
@@ -143,7 +153,8 @@ def parser():
             lang=("en", "en, zh, fr, ja or es"), guidance=(float, "1 is none"))
     command("info", cmd_info, preset=("lens", "toy, small or lens"), tokens=(4096, "image tokens (4096 is 1024x1024)"), text_tokens=(256, "text tokens"))
     command("bench", cmd_bench, repeats=(9, "runs of each; the median counts"), preset=("toy", "toy, small or lens"), device=("cpu", "cpu or cuda"), compile=(0, "1: compile the blocks"),
-            height=(1024, "pixels"), width=(1024, "pixels"))
+            height=(1024, "pixels"), width=(1024, "pixels"), encoder=(0, "1: with GPT-OSS-20B, random weights, 42 GB"), float8=(0, "1: weights of the blocks in float8"),
+            attention=(str, "kernels that may be used, with commas: flash, cudnn, efficient, math"))
     return top
 
 
