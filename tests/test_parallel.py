@@ -1,0 +1,86 @@
+"""Two processes train the model that one would have trained, stop together, and fail together."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lens_ref.core import ConfigError, DataError
+from lens_ref.lineage import LineageConfig, build
+from lens_ref.parallel import together
+from lens_ref.runs import read_checkpoint
+
+TINY = dict(vae_steps=2, texts=100, text_steps=2, samples=64, steps=6, batch_size=16)
+
+
+def quiet(line): pass
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    "The folder of a run in one process; the stages before the transformer serve the other runs."
+    folder = tmp_path_factory.mktemp("alone")
+    build(folder, LineageConfig(**TINY, workers=1), log=quiet)
+    return folder
+
+
+def copy_inputs(alone, folder):
+    for name in ("vae", "text_encoder", "cache", "made"): os.symlink(alone / name, folder / name)
+    return folder
+
+
+def test_two_processes_train_the_model_of_one(alone, tmp_path):
+    build(copy_inputs(alone, tmp_path), LineageConfig(**TINY, workers=2), log=quiet)
+    one, two = (read_checkpoint(f / "run/step_00000006.pt") for f in (alone, tmp_path))
+    assert [r["step"] for r in one["history"]] == [r["step"] for r in two["history"]]
+    assert one["history"][-1]["val_loss"] == pytest.approx(two["history"][-1]["val_loss"], abs=1e-5)
+    for k, v in one["model"].items(): assert torch.allclose(v, two["model"][k], atol=2e-4), k    # AdamW turns rounding of a tiny gradient into part of a step of 1.5e-3
+    assert torch.allclose(one["bins"]["count"], two["bins"]["count"]) and torch.equal(one["generator"], two["generator"])
+
+
+def test_stages_side_by_side_are_the_stages_in_a_row(alone, tmp_path):
+    build(tmp_path, LineageConfig(**TINY | dict(steps=2), workers=2), log=quiet)
+    for name in ("vae/diffusion_pytorch_model", "text_encoder/model", *(f"cache/{i}" for i in range(8))):
+        a, b = (load_file(f / f"{name}.safetensors") for f in (alone, tmp_path))
+        assert a.keys() == b.keys() and all(torch.allclose(a[k].float(), b[k].float(), atol=1e-2) for k in a), name
+    made = {m["stage"]: m for m in json.loads((tmp_path / "pipeline/lineage.json").read_text())["stages"]}
+    assert made.keys() == {"vae", "text_encoder", "transformer"} and made["transformer"]["samples"] == 32 and made["vae"]["processes"] == 2
+
+
+def test_a_signal_to_one_stops_both(alone, tmp_path):
+    copy_inputs(alone, tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY | dict(steps=400, workers=2)))
+    argv = ["train", "--config", str(config), "--out", str(tmp_path)]
+    child = subprocess.Popen([sys.executable, "-c", f"import sys; from lens_ref.cli import main; sys.exit(main({argv!r}))"], stdout=subprocess.PIPE, text=True)
+    for line in child.stdout:
+        if "dit  step 100" in line: child.send_signal(signal.SIGTERM); break
+    rest, _ = child.communicate(timeout=60)
+    assert child.returncode == 0 and "stopped at step" in rest
+    saved = read_checkpoint(sorted((tmp_path / "run").glob("step_*.pt"))[-1])
+    assert 100 <= saved["step"] < 400 and not (tmp_path / "pipeline").exists()
+    deadline = time.monotonic() + 10
+    while subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout and time.monotonic() < deadline: time.sleep(.1)
+    assert not subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout
+
+
+class Broken:
+    "A source whose captions cannot be read: the second process meets that while the first trains the autoencoder."
+    def images(self, seed, step, n=16): return torch.zeros(n, 3, 64, 64)
+    def captions(self, n, seed): raise DataError("metadata.jsonl:7: the caption `text` is empty")
+    def held_out(self, n, seed): return [(torch.zeros(64, 64, 3).byte().numpy(), "a", None)] * 4
+
+
+def test_an_error_in_the_second_process_reaches_the_first(tmp_path):
+    with pytest.raises(DataError, match="metadata.jsonl:7"): build(tmp_path, LineageConfig(**TINY, workers=2), Broken(), log=quiet)
+
+
+def test_workers_must_divide_the_batch_and_processes_must_start():
+    with pytest.raises(ConfigError, match="workers.*must divide batch_size=48"): LineageConfig(workers=5)
+    with pytest.raises(ConfigError, match="samples"): LineageConfig(samples=4, batch_size=2)
+    assert LineageConfig(workers=3).processes == 3 and together(1, max, 2, 5) == 5
