@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RATIOS', 'PAPER', 'Bucket', 'paper_buckets', 'near_size', 'make_buckets', 'bucket_preset', 'Fit', 'fit_into',
            'Buckets', 'spread', 'equal_batches', 'rank_batches', 'measure', 'hashed', 'draws', 'MixedData',
-           'join_caches', 'bucket_caches', 'mixed_scenes', 'save_caches', 'load_caches', 'ShardCache', 'one_cache',
-           'open_cache', 'shard_caches', 'ReadAhead', 'pad_batches']
+           'bucket_caches', 'mixed_scenes', 'save_caches', 'load_caches', 'ShardCache', 'one_cache', 'open_cache',
+           'shard_caches', 'ReadAhead', 'pad_batches']
 
 # %% ../nbs/02c_buckets.ipynb #19d7d410
 import json, math, statistics, time
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from .core import ConfigError, DataError, load_tensors, nearest, save_tensors
-from .data import CachedData, build_cache
+from .data import CachedData, build_cache, join_caches
 from .shards import Damage, layout_of, read_or_note
 
 # %% ../nbs/02c_buckets.ipynb #b7733c66
@@ -197,9 +197,10 @@ class MixedData:
         return k, int(self.before(step)[k] + (draws(self.seed, step, np.arange(self.rank), self.weights) == k).sum())
 
     def batch(self, step: int) -> dict:
-        "The batch of this rank at a training step: latents [B, h*w, C], text, text_mask, grid (h, w)."
+        "The batch of this rank at a training step: latents [B, h*w, C], text, text_mask, grid (h, w), and `place`, numbers that no other rank has: noise is drawn by them."
         k, number = self.turn(step)
-        return self.data[k].batch(number)
+        batch, first = self.data[k].batch(number), self.rank * max(d.batch_size for d in self.data)
+        return batch | dict(place=list(range(first, first + len(batch["latents"]))))
 
     def state_dict(self) -> dict:
         return dict(items=[len(d) for d in self.data], batches=[d.batch_size for d in self.data], weights=self.weights.tolist(), seed=self.seed, world=self.world)
@@ -208,13 +209,7 @@ class MixedData:
         for k, now in self.state_dict().items():
             if saved.get(k) != now: raise ConfigError(f"data.{k}: the checkpoint was made with {saved.get(k)!r}, this run has {now!r}; exact resume needs the same data")
 
-# %% ../nbs/02c_buckets.ipynb #8f59efb7
-def join_caches(parts: list) -> dict:
-    "Several caches of one size as one."
-    lengths = torch.cat([p["offsets"].diff() for p in parts])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-    return dict(latents=torch.cat([p["latents"] for p in parts]), tokens=torch.cat([p["tokens"] for p in parts]), offsets=offsets, grid=parts[0]["grid"])
-
+# %% ../nbs/02c_buckets.ipynb #be6f11e6
 def _grouped(items, size) -> dict:
     found = {}
     for x in items: found.setdefault(size(x), []).append(x)

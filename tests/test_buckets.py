@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lens_ref.buckets import (Bucket, Buckets, MixedData, ReadAhead, bucket_caches, bucket_preset, draws, equal_batches, fit_into, join_caches, load_caches, make_buckets, pad_batches,
+from lens_ref.buckets import (Bucket, Buckets, MixedData, ReadAhead, bucket_caches, bucket_preset, draws, equal_batches, fit_into, load_caches, make_buckets, pad_batches,
                               rank_batches, save_caches, shard_caches, spread)
 from lens_ref.core import ConfigError, DataError
+from lens_ref.data import join_caches
 from lens_ref.dit import LensTransformer2DModel, count_flops, grid_mask, init_weights, preset
 from lens_ref.flow import per_sample_loss, training_mu
 from lens_ref.train import Learner, TrainConfig, pretrain_step, train
@@ -135,6 +136,8 @@ def test_sequence_is_independent_of_restart_and_ranks_share_without_repeats(cach
     views = [MixedData(caches, BATCHES, seed=1, rank=r, world=3, log=said.append) for r in range(3)]
     assert len(said) == 3 and "64x128" in said[0] and views[0].left_out == [(4, 8)]
     latents = lambda d, s: d.batch(s)["latents"]
+    places = [p for v in views for p in v.batch(7)["place"]]
+    assert len(set(places)) == len(places) == sum(len(v.batch(7)["latents"]) for v in views)    # no two ranks draw the same noise
     straight = [[latents(v, s) for v in views] for s in range(60)]
     for step in (59, 0, 31):
         fresh = [MixedData(caches, BATCHES, seed=1, rank=r, world=3, log=quiet) for r in range(3)]
