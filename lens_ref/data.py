@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['scene_samples', 'read_metadata', 'read_image', 'folder_samples', 'emoji_rows', 'emoji_folder', 'as_tensor',
-           'build_cache', 'load_cache', 'CachedData']
+           'build_cache', 'join_caches', 'load_cache', 'CachedData']
 
 # %% ../nbs/02_data.ipynb #da8f9247
 import json
@@ -126,13 +126,18 @@ def build_cache(samples, vae, encoder, batch=64, callback=None):
     return dict(latents=torch.cat(latents), tokens=torch.cat(tokens), offsets=offsets, grid=torch.tensor([h // 16, w // 16]))
 
 
+def join_caches(parts):
+    "Several caches of one size as one."
+    lengths = torch.cat([p["offsets"].diff() for p in parts])
+    return dict(latents=torch.cat([p["latents"] for p in parts]), tokens=torch.cat([p["tokens"] for p in parts]),
+                offsets=torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]), grid=parts[0]["grid"])
+
+
 def load_cache(paths):
     "Several files of `build_cache` as one cache."
     parts = [load_tensors(p)[0] for p in paths]
     if not parts: raise DataError("cache: no files; build it first")
-    lengths = torch.cat([p["offsets"].diff() for p in parts])
-    return dict(latents=torch.cat([p["latents"] for p in parts]), tokens=torch.cat([p["tokens"] for p in parts]),
-                offsets=torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]), grid=parts[0]["grid"])
+    return join_caches(parts)
 
 
 class CachedData:

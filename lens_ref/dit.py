@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PRESETS', 'PARTS', 'DiTConfig', 'preset', 'RMSNorm', 'bare_rms_norm', 'timestep_features', 'TimestepEmbedder',
            'rope_positions', 'rope_angles', 'apply_rope', 'rope_table', 'SwiGLU', 'JointAttention', 'modulated_norm',
-           'LensBlock', 'FinalNorm', 'LensTransformer2DModel', 'joint_mask', 'check_inputs', 'init_weights',
-           'count_params', 'count_flops', 'compare_speed', 'time_parts']
+           'LensBlock', 'FinalNorm', 'LensTransformer2DModel', 'joint_mask', 'check_inputs', 'per_sample', 'grid_mask',
+           'padded_rope', 'token_layout', 'padded_mask', 'blank', 'init_weights', 'count_params', 'count_flops',
+           'compare_speed', 'time_parts']
 
 # %% ../nbs/05_dit.ipynb #7316c9a9
 import functools, math, statistics, time
@@ -131,9 +132,9 @@ def rope_angles(positions: Tensor, axes_dims: tuple, theta: float = 10000) -> Te
     return torch.polar(torch.ones_like(angles), angles)
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
-    "Turn neighbouring pairs of the last dimension of `x [B, tokens, ..., d]` by `rope [tokens, d/2]`, in fp32."
+    "Turn neighbouring pairs of the last dimension of `x [B, tokens, ..., d]` by `rope [tokens, d/2]` (or one each, `[B, tokens, d/2]`), in fp32."
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # [B, tokens, ..., d/2]
-    rope = rope.view(rope.shape[0], *[1] * (x.ndim - 3), rope.shape[1])
+    rope = rope.view(*rope.shape[:-1], *[1] * (x.ndim - 3), rope.shape[-1])
     return torch.view_as_real(pairs * rope).flatten(-2).type_as(x)
 
 @functools.lru_cache(maxsize=64)
@@ -268,20 +269,22 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin):
         "One `[B, S, enc_hidden_dim]` per selected encoder layer -> `[B, S, D]`: norm each, concatenate, one linear."
         return self.txt_in(torch.cat([norm(x) for norm, x in zip(self.txt_norm, text)], -1))
 
-    def forward(self, latents: Tensor, text: list, text_mask: Tensor | None, t: Tensor, grid: tuple) -> Tensor:
+    def forward(self, latents: Tensor, text: list, text_mask: Tensor | None, t: Tensor, grid) -> Tensor:
         """Velocity `[B, h*w, C]` at `latents [B, h*w, C]` and time `t [B]` in [0, 1], where 1 is noise.
+
+        `grid`: `(h, w)`, or a list with one for each sample; latents are then padded to the longest, `[B, N, C]`, and the velocity is 0 at padding.
 
         `text`: one `[B, S, enc_hidden_dim]` per selected layer; `text_mask` bool `[B, S]`, True = real token (None: all are).
         A row may have no real token: the unconditional branch. Raises `DataError` when the shapes do not fit together."""
         check_inputs(self.config, latents, text, text_mask, t, grid)
-        image, txt, temb = self.img_in(latents), self.embed_text(text), self.time_text_embed["timestep_embedder"](t)
-        rope = rope_table(tuple(grid), txt.shape[1], self.axes_dims, latents.device)
-        mask = joint_mask(text_mask, image.shape[1])
+        rope, real = token_layout(grid, latents.shape[1], text[0].shape[1], self.axes_dims, latents.device)
+        image, txt, temb = self.img_in(blank(latents, real)), self.embed_text(text), self.time_text_embed["timestep_embedder"](t)
+        mask = joint_mask(text_mask, image.shape[1]) if real is None else padded_mask(text_mask, real, txt.shape[1])
         for i, block in enumerate(self.transformer_blocks):
             args = image, txt, temb, rope, mask, i == len(self.transformer_blocks) - 1
             checkpoint = self.gradient_checkpointing and torch.is_grad_enabled()
             image, txt = self._gradient_checkpointing_func(block, *args) if checkpoint else block(*args)
-        return self.proj_out(self.norm_out(image, temb))
+        return blank(self.proj_out(self.norm_out(image, temb)), real)
 
 # %% ../nbs/05_dit.ipynb #d0ee4eae
 def joint_mask(text_mask: Tensor | None, n: int) -> Tensor | None:
@@ -290,18 +293,50 @@ def joint_mask(text_mask: Tensor | None, n: int) -> Tensor | None:
     if text_mask is None or (not torch.compiler.is_compiling() and text_mask.device.type != "meta" and bool(text_mask.all())): return None
     return F.pad(text_mask.bool(), (n, 0), value=True)[:, None, None]
 
-def check_inputs(config, latents: Tensor, text: list, text_mask: Tensor | None, t: Tensor, grid: tuple):
+def check_inputs(config, latents: Tensor, text: list, text_mask: Tensor | None, t: Tensor, grid):
     "Raise a one-line `DataError` naming the input whose shape does not fit."
     b, n, c = latents.shape
     layers, width = len(config.selected_layer_index), config.enc_hidden_dim
     def need(ok, what):
         if not ok: raise DataError(what)
-    need(n == grid[0] * grid[1], f"latents has {n} tokens, but grid={tuple(grid)} needs {grid[0] * grid[1]}")
+    grids = list(grid) if per_sample(grid) else [grid]
+    longest = max(h * w for h, w in grids)
+    need(not per_sample(grid) or len(grids) == b, f"grid lists {len(grids)} sizes for {b} samples; give one each, or a single (h, w)")
+    need(n == longest, f"latents has {n} tokens, but grid={[tuple(g) for g in grids] if per_sample(grid) else tuple(grid)} needs {longest}")
     need(c == config.in_channels, f"latents has {c} channels, but the model was built with in_channels={config.in_channels}")
     need(len(text) == layers, f"text has {len(text)} tensors, but selected_layer_index={tuple(config.selected_layer_index)} needs {layers}")
     need(all(x.shape == (b, text[0].shape[1], width) for x in text), f"text has shapes {[tuple(x.shape) for x in text]}, but needs {b} x S x {width}")
     need(text_mask is None or text_mask.shape == text[0].shape[:2], "text_mask must be [B, S] like text")
     need(t.shape == (b,), f"t has shape {tuple(t.shape)}, but needs one time per sample: ({b},)")
+
+# %% ../nbs/05_dit.ipynb #8a4f21bc
+def per_sample(grid) -> bool:
+    "Is `grid` a list of sizes, one per sample, rather than a single `(h, w)`?"
+    return isinstance(grid[0], (tuple, list))
+
+def grid_mask(grids: list, n: int, device=None) -> Tensor:
+    "Which of `n` padded image tokens are real: bool `[B, n]`, the first `h*w` of each sample."
+    return torch.arange(n, device=device) < torch.tensor([h * w for h, w in grids], device=device)[:, None]
+
+def padded_rope(grids: list, n: int, text_length: int, axes_dims: tuple, device) -> Tensor:
+    "Each sample's `rope_table` with its image part padded to `n` tokens (which are not turned): `[B, n + text_length, head_dim/2]`."
+    tables = [(h * w, rope_table((h, w), text_length, axes_dims, device)) for h, w in grids]
+    return torch.stack([torch.cat([r[:m], r.new_ones(n - m, r.shape[1]), r[m:]]) for m, r in tables])
+
+def token_layout(grid, n: int, text_length: int, axes_dims: tuple, device) -> tuple[Tensor, Tensor | None]:
+    "Positions as rotations, and which image tokens are real: None when all are, as with a single size."
+    sizes = {tuple(g) for g in grid} if per_sample(grid) else {tuple(grid)}
+    if len(sizes) == 1: return rope_table(sizes.pop(), text_length, axes_dims, device), None
+    return padded_rope(grid, n, text_length, axes_dims, device), grid_mask(grid, n, device)
+
+def padded_mask(text_mask: Tensor | None, real: Tensor, text_length: int) -> Tensor:
+    "`joint_mask` where image tokens are padded too: `real` bool `[B, n]` -> `[B, 1, 1, n + text_length]`."
+    text = real.new_ones(len(real), text_length) if text_mask is None else text_mask.bool()
+    return torch.cat([real, text], 1)[:, None, None]
+
+def blank(x: Tensor, real: Tensor | None) -> Tensor:
+    "`x [B, n, C]` with zeros at padding: even a NaN that lies there reaches nobody."
+    return x if real is None else x.masked_fill(~real[..., None], 0)
 
 # %% ../nbs/05_dit.ipynb #68dbb204
 @torch.no_grad()

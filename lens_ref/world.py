@@ -285,7 +285,7 @@ def board_box(place, height, width):
 def letter_boxes(n, place, height, width):
     "Corners (top, left) of `n` letter slots and the slot's width in pixels."
     top, left, bottom, right = board_box(place, height, width)
-    p = round(SLOT * unit(height, width))
+    p = min(round(SLOT * unit(height, width)), (right - left) // n)       # a tall picture is too narrow for four full letters
     rows = round(p * 16 / SLOT)
     x0 = (left + right - n * p) // 2
     return [((top + bottom - rows) // 2, x0 + i * p) for i in range(n)], p

@@ -7,7 +7,8 @@ import torch
 from safetensors import safe_open
 
 from lens_ref.core import ConfigError, DataError
-from lens_ref.dit import LensTransformer2DModel, compare_speed, count_params, init_weights, preset, rope_table, time_parts
+from lens_ref.dit import LensTransformer2DModel, compare_speed, count_params, grid_mask, init_weights, preset, rope_table, time_parts
+from lens_ref.flow import interpolate, per_sample_loss, sample_timesteps, training_mu
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -132,6 +133,80 @@ def test_adapters_are_not_bypassed():
     before = model(*inputs)
     model.transformer_blocks[0].img_mlp.w3 = Doubled(model.transformer_blocks[0].img_mlp.w3)
     assert not torch.allclose(before, model(*inputs))
+
+
+# ---- several sizes in one batch
+
+GRIDS = [(4, 4), (3, 6), (6, 4), (2, 5)]
+
+
+@pytest.fixture
+def mixed():
+    "A model with every weight in play, and four samples padded to 24 tokens, one of them without text."
+    g = torch.Generator().manual_seed(0)
+    model = LensTransformer2DModel(**preset("toy", num_layers=3).to_dict())
+    for p in model.parameters(): p.data = .08 * torch.randn(p.shape, generator=g)
+    x0, noise = (torch.randn(4, 24, 64, generator=g) for _ in range(2))
+    text, mask = [torch.randn(4, 7, 160, generator=g) for _ in range(3)], torch.arange(7)[None] < torch.tensor([[7], [4], [0], [5]])
+    t = sample_timesteps(4, torch.tensor([training_mu(h * w) for h, w in GRIDS]), g)
+    return model, x0, noise, text, mask, t
+
+
+def loss_and_gradient(model, x0, noise, text, mask, t, grid, i=slice(None), n=24):
+    model.zero_grad()
+    v = model(interpolate(x0[i, :n], noise[i, :n], t[i]), [x[i] for x in text], mask[i], t[i], grid)
+    loss = per_sample_loss(v, x0[i, :n], noise[i, :n], grid_mask(grid, n) if isinstance(grid, list) else None)
+    loss.sum().backward()
+    return loss.detach(), {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_padded_batch_equals_its_samples_alone(mixed, checkpointing):
+    model = mixed[0].train()
+    if checkpointing: model.enable_gradient_checkpointing()
+    together, gradient = loss_and_gradient(*mixed, GRIDS)
+    alone = [loss_and_gradient(*mixed, (h, w), slice(i, i + 1), h * w) for i, (h, w) in enumerate(GRIDS)]
+    torch.testing.assert_close(together, torch.cat([loss for loss, _ in alone]), atol=1e-5, rtol=0)
+    for k, got in gradient.items(): torch.testing.assert_close(got, sum(g[k] for _, g in alone), atol=1e-6, rtol=1e-4, msg=lambda m: f"{k}: {m}")
+    for i, grid in enumerate(GRIDS):        # and one sample's own gradient, from within the batch
+        picked = torch.zeros(4).index_fill(0, torch.tensor(i), 1)
+        model.zero_grad()
+        v = model(interpolate(*mixed[1:3], mixed[5]), *mixed[3:], GRIDS)
+        (per_sample_loss(v, *mixed[1:3], grid_mask(GRIDS, 24)) * picked).sum().backward()
+        for k, p in model.named_parameters():
+            if p.grad is not None: torch.testing.assert_close(p.grad, alone[i][1][k], atol=1e-6, rtol=1e-4, msg=lambda m: f"{grid} {k}: {m}")
+
+
+@pytest.mark.parametrize("rubbish", [3.0, 1e30, float("nan")])
+def test_padding_reaches_nobody(mixed, rubbish):
+    model, x0, noise, text, mask, t = mixed
+    clean = model(x0, text, mask, t, GRIDS)
+    for j, (h, w) in enumerate(GRIDS):
+        x = x0.clone()
+        x[j, h * w:] = rubbish
+        assert torch.equal(model(x, text, mask, t, GRIDS), clean)
+        assert (clean[j, h * w:] == 0).all()
+    x = x0.clone().requires_grad_()
+    model(x, text, mask, t, GRIDS).pow(2).sum().backward()
+    assert (x.grad.norm(dim=2) > 0).equal(grid_mask(GRIDS, 24))
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(mixed):
+    model, x0, noise, text, mask, t = mixed
+    other = [torch.cat([x[:1], torch.randn_like(x[1:])]) for x in (x0, *text)]
+    a, b = model(x0, text, mask, t, GRIDS), model(other[0], other[1:], mask, t, GRIDS)
+    assert torch.equal(a[0], b[0]) and not torch.allclose(a[1], b[1])
+
+
+def test_a_list_of_equal_sizes_is_the_single_size(mixed):
+    model, x0, noise, text, mask, t = mixed
+    assert torch.equal(model(x0, text, mask, t, [(4, 6)] * 4), model(x0, text, mask, t, (4, 6)))
+
+
+@pytest.mark.parametrize("grid, said", [([(4, 4), (3, 6)], "2 sizes for 4 samples"), ([(4, 4), (3, 6), (5, 4), (2, 5)], "24 tokens, but .* needs 20")])
+def test_wrong_lists_of_sizes_are_named(mixed, grid, said):
+    model, x0, noise, text, mask, t = mixed
+    with pytest.raises(DataError, match=said): model(x0, text, mask, t, grid)
 
 
 def test_benchmarks_answer():

@@ -1,0 +1,335 @@
+"""Shards and the way to them: kills, damage, other tools' layouts, order and resuming, Ray."""
+import functools
+import io
+import itertools
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lens_ref.core import ConfigError, DataError
+from lens_ref.prepare import on_ray, prepare
+from lens_ref.runs import StreamData
+from lens_ref.shards import (Damage, Sample, ShardStream, cache_shards, cut, fit_16, make_sample, open_samples, pack, read_shard, scan, unpack,
+                             write_shards, write_tar)
+
+TESTS = pathlib.Path(__file__).parent
+quiet = lambda line: None
+
+
+def picture(i, height=24, width=32):
+    "An incompressible PNG that differs for each i."
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)).save(out, "png")
+    return out.getvalue()
+
+
+def sample(i): return make_sample(f"{i:08d}", picture(i), {"dense": f"picture {i}", "dense:fr": f"l'image {i}", "brief": f"{i}"}, f"{i}.png")
+
+
+def make(rows): return map(sample, rows)
+
+
+def contents(folder): return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def keys(samples): return [int(s.key) for s in samples]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    write_shards(list(range(30)), make, tmp_path / "s", per_shard=7, log=quiet)
+    return tmp_path / "s"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    (root / "deep").mkdir(parents=True)
+    names = [f"{'deep/' if i % 3 == 0 else ''}{i:02d}.png" for i in range(20)]
+    for i, name in enumerate(names): (root / name).write_bytes(picture(i))
+    (root / "metadata.jsonl").write_text("".join(json.dumps(dict(file_name=n, text=f"picture {i}")) + "\n" for i, n in enumerate(names)))
+    return root
+
+
+# ---- writing
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_shards import sample, write_shards, quiet
+def make(rows):
+    for i in rows:
+        if i == {at}: os.kill(os.getpid(), signal.SIGKILL)
+        yield sample(i)
+write_shards(list(range(30)), make, {out!r}, per_shard=7, log=quiet)
+"""
+
+
+@pytest.mark.parametrize("at", [3, 17])
+def test_a_killed_writer_goes_on_to_the_same_bytes(shards, tmp_path, at):
+    out = tmp_path / "killed"
+    code = KILLED.format(tests=str(TESTS), at=at, out=str(out))
+    assert subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent).returncode == -signal.SIGKILL
+    assert len(list(out.glob("shard-*.tar"))) == at // 7 and list(out.glob(".*.tmp"))          # whole shards only, and what the kill left
+    write_shards(list(range(30)), make, out, per_shard=7, log=quiet)
+    assert contents(out) == contents(shards)
+
+
+def test_finished_shards_are_not_made_again_and_cut_ones_are(shards):
+    before = contents(shards)
+    asked = []
+    def watch(rows): asked.append(rows); return make(rows)
+    (shards / "shard-00001.tar").write_bytes(before["shard-00001.tar"][:3000])
+    (shards / "shard-00003.json").unlink()                                                     # killed between the tar and its list
+    write_shards(list(range(30)), watch, shards, per_shard=7, log=quiet)
+    assert [r[0] for r in asked] == [7, 21] and contents(shards) == before
+
+
+@pytest.mark.parametrize("change", [dict(rows=list(range(29))), dict(per_shard=8), dict(settings=dict(kind="brief"))])
+def test_another_run_in_the_same_folder_is_refused(shards, change):
+    kw = dict(rows=list(range(30)), per_shard=7, settings=None) | change
+    write_shards(list(range(30)), make, shards, per_shard=7, log=quiet)
+    if "settings" in change:                                                                   # a new setting, and a changed one
+        write_shards(list(range(30)), make, shards.parent / "t", per_shard=7, settings=dict(kind="dense"), log=quiet)
+        with pytest.raises(ConfigError, match="kind"): write_shards(kw["rows"], make, shards.parent / "t", kw["per_shard"], kw["settings"], log=quiet)
+    with pytest.raises(ConfigError, match=next(iter(change)) if "settings" not in change else "kind"): write_shards(kw["rows"], make, shards, kw["per_shard"], kw["settings"], log=quiet)
+
+
+def test_a_sample_survives_the_archive_with_all_its_captions_and_features():
+    s = sample(3)
+    s.features = dict(latents=torch.randn(4, 64).half(), tokens=torch.randn(5, 3, 8).bfloat16(), grid=torch.tensor([2, 2]))
+    again = unpack(s.key, pack(s))
+    assert again.captions == {"dense": "picture 3", "dense:fr": "l'image 3", "brief": "3"} and again.sha256 == s.sha256
+    assert all(torch.equal(again.features[k], v) for k, v in s.features.items()) and pack(again) == pack(s)
+    assert s.caption() == s.caption("dense") == "picture 3"
+    with pytest.raises(DataError, match="00000003.*'alt'"): s.caption("alt")
+
+
+def test_the_turn_of_a_camera_is_honoured():
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6                                                                           # turn a quarter clockwise
+    Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(out, "jpeg", exif=exif)
+    s = make_sample("k", out.getvalue(), {"text": "a"})
+    assert (s.height, s.width) == (40, 20) == s.pixels().size[::-1] and s.type == "jpg"
+
+
+# ---- damage
+
+def flip(path, at, n=1):
+    raw = bytearray(path.read_bytes())
+    for i in range(at, at + n): raw[i] ^= 255
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("hurt, lost", [("image", {9}), ("caption", {9}), ("image header", {9}), ("json header", {9}), ("both headers", {9}), ("cut in it", {9, 10, 11, 12, 13}),
+                                        ("cut before it", {9, 10, 11, 12, 13}), ("all of the first half", {7, 8, 9})])
+def test_damage_costs_only_what_it_hits(shards, hurt, lost, listed):
+    path = shards / "shard-00001.tar"
+    start, stop = {int(k): (a, b) for k, a, b in scan(path, Damage())}[9]
+    with tarfile.open(path) as tar: middle = tar.getmember("00000009.json").offset
+    if not listed: path.with_suffix(".json").unlink()
+    if hurt == "image": flip(path, start + 900)
+    if hurt == "caption": flip(path, middle + 512 + 60, 1)
+    if "image header" in hurt or hurt == "both headers": flip(path, start + 100, 30)
+    if hurt in ("json header", "both headers"): flip(path, middle + 100, 30)
+    if hurt == "cut in it": path.write_bytes(path.read_bytes()[:start + 1000])
+    if hurt == "cut before it": path.write_bytes(path.read_bytes()[:start])
+    if hurt == "all of the first half": flip(path, 0, stop)
+    damage = Damage(log=quiet)
+    assert set(range(30)) - set(keys(open_samples(shards, damage=damage))) == lost
+    assert len(damage.found) >= (len(lost) if listed else 1) and all("shard-00001" in where for where in damage.found)
+    with pytest.raises(DataError, match="shard-00001"): list(open_samples(shards, strict=True))
+    assert len(set(keys(itertools.islice(ShardStream(shards, log=quiet), 30)))) == 30 - len(lost)     # training goes on, past the end of the epoch
+
+
+def test_a_file_that_is_no_tar_is_named(tmp_path):
+    (tmp_path / "a.tar").write_bytes(random.Random(0).randbytes(5000))
+    damage = Damage(log=quiet)
+    assert not list(read_shard(tmp_path / "a.tar", damage)) and len(damage.found) == 1
+    with pytest.raises(DataError, match="no samples"): ShardStream(tmp_path, log=quiet)
+
+
+def test_a_stream_without_one_readable_sample_ends(shards):
+    for p in shards.glob("*.tar"): flip(p, 0, p.stat().st_size)
+    with pytest.raises(DataError, match="not one of its 30"): next(iter(ShardStream(shards, log=quiet)))
+
+
+# ---- reading what others made
+
+def test_tars_of_other_tools_are_read(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for i, (name, data) in enumerate([("x/é1.jpg.png", b""), ("x/1.png", picture(1)), ("x/1.txt", b"one"), ("x/2.png", picture(2)), ("x/2.json", b'{"caption": "two"}'),
+                                          ("x/3.png", picture(3)), ("README", b"hello"), ("x/" + "4" * 120 + ".png", picture(4)), ("x/" + "4" * 120 + ".txt", b"four")]):
+            info = tarfile.TarInfo(name); info.size = len(data); tar.addfile(info, io.BytesIO(data))
+    damage = Damage(log=quiet)
+    assert [s.caption() for s in open_samples(tmp_path, damage=damage)] == ["one", "two", "four"]
+    assert len(damage.found) == 3 and any("no caption" in why for why in damage.found.values())
+
+
+def test_mixed_and_missing_sources_are_named(tmp_path, folder):
+    (tmp_path / "m").mkdir()
+    for name in ("a.tar", "b.parquet"): (tmp_path / "m" / name).write_bytes(b"")
+    with pytest.raises(DataError, match="both"): open_samples(tmp_path / "m")
+    with pytest.raises(DataError, match="no such file"): open_samples(tmp_path / "nothing")
+    with pytest.raises(DataError, match="not a folder"): open_samples(folder / "metadata.jsonl")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images"): open_samples(tmp_path / "empty")
+    with open(folder / "metadata.jsonl", "a") as f: f.write("{broken\n")
+    with pytest.raises(DataError, match="metadata.jsonl:21"): open_samples(folder)
+
+
+def test_a_folder_skips_and_names_what_it_cannot_use(folder):
+    (folder / "zz.jpg").write_bytes(b"no")
+    (folder / "01.png").unlink()
+    (folder / "extra.png").write_bytes(picture(99))
+    damage = Damage(log=quiet)
+    assert len(list(open_samples(folder, damage=damage))) == 19
+    assert {k: v.split(": ")[1].split(" (")[0] for k, v in damage.found.items()} == {"zz.jpg": "not a readable image", "01.png": "no such file", "extra.png": "has no caption"}
+
+
+# ---- order
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_order_is_one_whatever_reads_it(shards, world, workers):
+    want = keys(itertools.islice(ShardStream(shards, seed=5, window=2), 90))
+    parts = [keys(itertools.islice(ShardStream(shards, seed=5, window=2, rank=r, world=world, workers=workers), 90 // world)) for r in range(world)]
+    assert [k for step in zip(*parts) for k in step] == want
+    epochs = [want[i:i + 30] for i in (0, 30, 60)]
+    assert all(sorted(e) == list(range(30)) for e in epochs) and epochs[0] != epochs[1] != epochs[2]
+    assert want != keys(itertools.islice(ShardStream(shards, seed=6, window=2), 90))
+
+
+def test_a_window_is_finished_before_the_next_begins(shards):
+    order = keys(itertools.islice(ShardStream(shards, window=2), 30))
+    blocks = [k // 7 for k in order]
+    changes = sum(a not in blocks[i + 1:] for i, a in enumerate(blocks))                       # last use of each shard
+    first = {b: blocks.index(b) for b in set(blocks)}
+    last = {b: 29 - blocks[::-1].index(b) for b in set(blocks)}
+    open_at = [sum(first[b] <= i <= last[b] for b in first) for i in range(30)]
+    assert changes == 5 and max(open_at) == 2
+
+
+def test_resume_is_exact_through_the_training_loops_adaptor(shards):
+    a = StreamData(ShardStream(shards, seed=1, workers=3))
+    seen = [a.batch(i).key for i in range(47)]
+    saved = json.loads(json.dumps(a.state_dict()))
+    b = StreamData(ShardStream(shards, seed=1))
+    b.load_state_dict(saved)
+    assert [b.batch(i).key for i in range(47, 70)] == [a.batch(i).key for i in range(47, 70)] and len(set(seen[:30])) == 30
+    with pytest.raises(ConfigError, match="data.seed"): ShardStream(shards, seed=2).load_state_dict(saved["source"])
+    with pytest.raises(ConfigError, match="rank=2"): ShardStream(shards, rank=2, world=2)
+
+
+# ---- filter, caption, pack
+
+def light(paths):
+    for p in paths: yield dict(path=p, kept=not p.endswith("4.png"), filter="light", score=.5, threshold=.6)
+
+
+light.whole_set = False
+
+
+class Decision:
+    def __init__(self, path, kept): self.path, self.kept, self.filter, self.score, self.threshold = path, kept, "first", np.float32(.25), 1
+
+
+def first_half(paths): return [Decision(p, i < len(paths) / 2) for i, p in enumerate(paths)][::-1]      # in any order
+
+
+def caption(paths): return [dict(reason="refused", cost=1) if p.endswith("2.png") else dict(dense="long " + p[-6:], cost=2) for p in paths]
+
+
+def test_every_image_is_accounted_for(folder, tmp_path):
+    counts = prepare(folder, tmp_path / "out", [light, first_half], caption, per_shard=3, log=quiet)
+    rows = [json.loads(x) for x in (tmp_path / "out/report.jsonl").read_text().splitlines()]
+    assert len(rows) == 20 and counts == dict(images=20, kept=sum(r["kept"] for r in rows), dropped=dict(caption=1, first=9, light=2))
+    kept = list(open_samples(tmp_path / "out", strict=True))
+    assert [s.source for s in kept] == [r["path"] for r in rows if r["kept"]] and all(s.caption().startswith("long") and s.caption("text") for s in kept)
+    assert next(r for r in rows if r["stage"] == "filter" and r["filter"] == "first") | dict(path="") == dict(path="", stage="filter", reason=None, kept=False, filter="first", score=.25, threshold=1.)
+    assert prepare(folder, tmp_path / "again", [light, first_half], caption, per_shard=3, log=quiet) == counts and contents(tmp_path / "again") == contents(tmp_path / "out")
+    assert str(tmp_path) not in "".join(p.read_text("latin1") for p in (tmp_path / "out").iterdir())    # shards do not carry this machine's paths
+
+
+def test_a_changed_source_or_filter_is_refused(folder, tmp_path):
+    prepare(folder, tmp_path / "out", light, log=quiet)
+    with pytest.raises(ConfigError, match="filters"): prepare(folder, tmp_path / "out", first_half, log=quiet)
+    (folder / "03.png").write_bytes(picture(3, 40, 40))
+    (folder / "new.png").write_bytes(picture(5))
+    with pytest.raises(ConfigError, match="images"): prepare(folder, tmp_path / "out", light, log=quiet)
+
+
+def test_a_filter_that_forgets_an_image_is_named(folder, tmp_path):
+    def forgetful(paths): return first_half(paths)[1:]
+    with pytest.raises(DataError, match="forgetful.*no decision"): prepare(folder, tmp_path / "out", forgetful, log=quiet)
+
+
+def test_two_ray_workers_give_the_identical_set(folder, tmp_path):
+    ray = pytest.importorskip("ray")
+    try: counts = prepare(folder, tmp_path / "ray", [light, first_half], caption, per_shard=3, run=on_ray(workers=2), log=quiet)
+    finally: ray.shutdown()
+    assert counts == prepare(folder, tmp_path / "here", [light, first_half], caption, per_shard=3, log=quiet)
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+# ---- features
+
+class Encoders:
+    "Stand-ins that leave a trace of what they were given."
+    def __init__(self):
+        from lens_ref.vae import ToyVAE
+        torch.manual_seed(0)
+        self.vae = ToyVAE(width=8).eval()
+
+    def encode(self, prompts):
+        n = [len(p) for p in prompts]
+        mask = torch.arange(max(n))[None] < torch.tensor(n)[:, None]
+        return [torch.tensor(n)[:, None, None] * mask[..., None].expand(-1, -1, 4).float() for _ in range(2)], mask
+
+
+def test_features_join_the_samples_and_survive_a_kill(shards, tmp_path):
+    e = Encoders()
+    flip(shards / "shard-00002.tar", 700, 4)
+    write = functools.partial(cache_shards, shards, vae=e.vae, encoder=e, kind="brief", per_shard=4)
+    write(tmp_path / "a", log=quiet)
+    got = list(open_samples(tmp_path / "a"))
+    assert len(got) == 29 and all(s.features["latents"].shape == (2, 64) and len(s.features["tokens"]) == len(s.caption("brief")) for s in got)
+    dropped = [d for p in (tmp_path / "a").glob("shard-*.json") for d in json.loads(p.read_text())["dropped"]]
+    assert [(d["path"], d["stage"]) for d in dropped] == [("shard-00002.tar:00000014", "read")]
+    class Dies(Encoders):
+        calls = 0
+        def encode(self, prompts):
+            Dies.calls += 1
+            if Dies.calls == 3: raise KeyboardInterrupt
+            return super().encode(prompts)
+    with pytest.raises(KeyboardInterrupt): cache_shards(shards, tmp_path / "b", e.vae, Dies(), kind="brief", per_shard=4, log=quiet)
+    write(tmp_path / "b", log=quiet)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_cutting_is_in_the_middle():
+    rows = np.broadcast_to(np.arange(24, dtype=np.uint8)[:, None, None], (24, 40, 3))
+    out = io.BytesIO(); Image.fromarray(rows).save(out, "png")
+    assert fit_16(24, 40) == ((24, 40), (4, 4, 36, 20))
+    assert (cut(Sample("k", out.getvalue(), "png", 24, 40, {"text": "a"}))[:, 0, 0] == np.arange(4, 20)).all()
+    with pytest.raises(DataError, match="smaller than 16"): fit_16(24, 15)
+
+
+def test_a_tar_is_written_whole_or_not_at_all(tmp_path):
+    write_tar(tmp_path / "a.tar", make(range(3)))
+    before = (tmp_path / "a.tar").read_bytes()
+    def breaks():
+        yield sample(1)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): write_tar(tmp_path / "a.tar", breaks())
+    assert contents(tmp_path) == {"a.tar": before}
