@@ -120,7 +120,7 @@ def bench_generation(a):
     kernels = lambda: attention_backend(*a.attention.split(",")) if a.attention else contextlib.nullcontext()
     kernels()                                                    # an unknown name stops here
     dtype = torch.bfloat16 if a.device != "cpu" else torch.float32
-    with torch.device(a.device): dit, vae = init_weights(LensTransformer2DModel(**preset(a.preset).to_dict())).to(dtype), AutoencoderKLFlux2().to(dtype)
+    with torch.device(a.device): dit, vae = (torch.nn.Module.to(m, dtype) for m in (init_weights(LensTransformer2DModel(**preset(a.preset).to_dict())), AutoencoderKLFlux2()))
     pipe = LensPipeline(dit, vae, random_encoder(device=a.device, dtype=dtype) if a.encoder else None)
     if a.float8: to_float8(dit)
     if a.compile: dit.compile_repeated_blocks()
