@@ -210,9 +210,8 @@ def facts(scene) -> list[tuple]:
     if scene.sign: out += [("object", "sign"), ("word", scene.sign.word), ("colour", "sign", scene.sign.color), ("place", "sign", (scene.sign.place, "center"))]
     return out + list(_relations(scene))
 
-# %% ../nbs/01b_captions.ipynb #4460e2ca
-_ALL = [k for k in KINDS]
-_NOUN = {f: k for k in _ALL for f in (k, PLURALS.get(k) or k + "s")} | {"board": "sign", "boards": "sign"}
+# %% ../nbs/01b_captions.ipynb #ec6b1c07
+_NOUN = {f: k for k in KINDS for f in (k, PLURALS.get(k) or k + "s")} | {"board": "sign", "boards": "sign"}
 _COLOUR_WORDS, _SIZE_WORDS = {c: c for c in COLORS}, {ADJECTIVES[s][0]: s for s in ("small", "medium", "large")} | {"medium": "medium"}
 _NUMBER_WORDS = {w: n for n, w in enumerate(NUMBERS["en"]) if w} | {"a": 1, "an": 1}
 _PLACE_WORDS = {p: names[0] for p, names in PLACES.items()}

@@ -244,7 +244,6 @@ class Endpoint:
     def _solve(self, key, request, stop) -> Answer:
         work = _Work(self, request, key)
         while (answer := work.step(stop)) is None: pass
-        self.cache.put(answer)
         return answer
 
     def _check(self, stop):
@@ -294,8 +293,9 @@ class _Work:
             try: reply, headers = _exchange(self.e.clients[url], self.body | dict(messages=self.body["messages"] + self.turns), self.c.timeout)
             except Exception as e: result = _fault(e, url, self.c)
             else: result = self._receive(url, reply, headers)
-        self.tries.append(dict(url=url, start=start, seconds=time.monotonic() - clock, outcome=result.kind if isinstance(result, Answer) else result.what, wait=0.0))
-        return self._finish(result) if isinstance(result, Answer) else self._after(result, url, stop)
+            self.tries.append(dict(url=url, start=start, seconds=time.monotonic() - clock, outcome=result.kind if isinstance(result, Answer) else result.what, wait=0.0))
+            if isinstance(result, Answer): return self._finish(result)        # stored before its place is given to the next: a kill loses no more than `concurrency`
+        return self._after(result, url, stop)
 
     def _receive(self, url, reply, headers):
         "Count what a reply cost, then read it."
@@ -336,4 +336,6 @@ class _Work:
     def _finish(self, answer: Answer) -> Answer:
         total = lambda values: sum(values) if values and None not in values else None
         counts = {k: total([u.get(k) for u in self.usages]) for k in ("prompt_tokens", "completion_tokens")}
-        return replace(answer, key=self.key, tag=self.request.tag, model=self.c.model, attempts=len(self.tries), tries=self.tries, cost=total(self.costs), **counts)
+        answer = replace(answer, key=self.key, tag=self.request.tag, model=self.c.model, attempts=len(self.tries), tries=self.tries, cost=total(self.costs), **counts)
+        self.e.cache.put(answer)
+        return answer

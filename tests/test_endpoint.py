@@ -16,7 +16,7 @@ PRICE = (PROMPT_TOKENS * 2 + COMPLETION_TOKENS * 8) / 1e6
 
 
 def config(*servers, **changes):
-    return EndpointConfig("m", **(dict(urls=tuple(s.url for s in servers), timeout=0.6, backoff=0.02, longest_wait=0.2, price_in=2.0, price_out=8.0) | changes))
+    return EndpointConfig("m", **(dict(urls=tuple(s.url for s in servers), timeout=10.0, backoff=0.02, longest_wait=0.2, price_in=2.0, price_out=8.0) | changes))
 
 
 def ask(script, schema=None, answer=None, **changes):
@@ -29,7 +29,7 @@ def ask(script, schema=None, answer=None, **changes):
 
 @pytest.mark.parametrize("mood", ["429", "429:0.1", "500", "503:0.1", "hang", "drip", "garbage", "cut", "drop", "page"])
 def test_faults_that_pass_are_retried(mood):
-    a, server = ask([mood, mood])
+    a, server = ask([mood, mood], timeout=0.5 if mood in ("hang", "drip") else 10.0)
     assert (a.kind, a.text, a.attempts, len(server.calls)) == ("text", "answer to q", 3, 3)
     assert [t["outcome"] for t in a.tries] == [{"4": "later"}.get(mood[0], "later" if ":" in mood else "failed")] * 2 + ["text"]
     assert a.cost == pytest.approx(PRICE) and a.prompt_tokens == PROMPT_TOKENS
@@ -37,7 +37,7 @@ def test_faults_that_pass_are_retried(mood):
 
 @pytest.mark.parametrize("mood", ["500", "hang", "drip", "garbage", "cut", "drop", "page"])
 def test_faults_that_stay_are_an_error_with_a_reason_and_a_bound(mood):
-    a, server = ask([mood] * 9, attempts=3, timeout=0.2)
+    a, server = ask([mood] * 9, attempts=3, timeout=0.2 if mood in ("hang", "drip") else 10.0)
     assert a.kind == "error" and a.text is None and a.cost is None and not a.final and len(server.calls) == 3
     assert {"500": "HTTP 500", "hang": "0.2 s", "drip": "0.2 s", "cut": "connection", "drop": "connection"}.get(mood, "not a chat completion") in a.reason
     with pytest.raises(EndpointError, match="no text but error after 3 attempts"): a.need()
@@ -126,7 +126,7 @@ def test_a_long_bad_day_loses_nothing(tmp_path):
     names = [f"q{i}" for i in range(120)]
     script = {q: [MOODS[i % 10]] * (1 + i % 2) for i, q in enumerate(names) if i % 3 == 0}
     with FakeEndpoint(script, seconds=0.01) as server:
-        client = Endpoint(config(server, timeout=0.3, concurrency=7), tmp_path / "a.db")
+        client = Endpoint(config(server, timeout=0.5, attempts=9, concurrency=7), tmp_path / "a.db")
         answers = list(client.map((chat(q, tag=q) for q in names), window=40))
     assert [a.tag for a in answers] == names
     expect = {q: {"length": "truncated", "refusal": "refusal"}.get(script.get(q, [""])[0], "text") for q in names}
@@ -139,7 +139,7 @@ def test_a_long_bad_day_loses_nothing(tmp_path):
 
 def test_order_is_kept_though_the_first_is_the_slowest():
     with FakeEndpoint({"q0": ["hang", "500", "500"]}) as server:
-        client = Endpoint(config(server, timeout=0.3))
+        client = Endpoint(config(server, timeout=0.5))
         assert [a.tag for a in client.map(chat(f"q{i}", tag=f"q{i}") for i in range(30))] == [f"q{i}" for i in range(30)]
         assert server.calls[-1]["question"] == "q0"
 
@@ -159,11 +159,11 @@ def test_requests_are_taken_from_the_source_as_needed():
 
 
 def test_the_server_rests_for_everyone_when_it_asks_to():
-    with FakeEndpoint({"q0": ["429:0.4"]}) as server:
+    with FakeEndpoint({"q0": ["429:2"]}) as server:
         client = Endpoint(config(server, concurrency=2, longest_wait=5.0))
         list(client.map(chat(f"q{i}") for i in range(12)))
     told = min(c["end"] for c in server.calls if c["mood"].startswith("429"))
-    early = [c for c in server.calls if told + 0.05 < c["start"] < told + 0.39]
+    early = [c for c in server.calls if told + 0.8 < c["start"] < told + 1.9]          # the client may hear of it late on a busy machine
     assert not early and len(server.calls) == 13
 
 
