@@ -398,6 +398,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'lens_ref.scale.listed_card': ('scale.html#listed_card', 'lens_ref/scale.py'),
                                 'lens_ref.scale.load_sharded': ('scale.html#load_sharded', 'lens_ref/scale.py'),
                                 'lens_ref.scale.main': ('scale.html#main', 'lens_ref/scale.py'),
+                                'lens_ref.scale.meeting_place': ('scale.html#meeting_place', 'lens_ref/scale.py'),
                                 'lens_ref.scale.model_settings': ('scale.html#model_settings', 'lens_ref/scale.py'),
                                 'lens_ref.scale.open_logs': ('scale.html#open_logs', 'lens_ref/scale.py'),
                                 'lens_ref.scale.parallelize': ('scale.html#parallelize', 'lens_ref/scale.py'),

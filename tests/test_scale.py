@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lens_ref import planner as P, scale as S, train as T
-from lens_ref.core import CheckpointError, ConfigError, DataError, save_tensors
+from lens_ref.core import CheckpointError, ConfigError, DataError, save_tensors, seed_everything
 from lens_ref.dit import LensTransformer2DModel, init_weights, preset
 from lens_ref.parallel import full, rank, together
 from test_train import config, same, tiny, tiny_data
@@ -236,7 +236,7 @@ def test_exact_resume_alone_with_every_generator(tmp_path):
     runs = []
     for stops in ((6,), (3, 6)):
         for i, stop in enumerate(stops):
-            T.runs.random.seed(5); torch.manual_seed(5); T.np.random.seed(5)
+            seed_everything(5)
             learner = spread(dict(checkpoint_every=3), seed=i)
             for state in T.train(learner, noisy_step, S.Pieces(data(), 1), folder=tmp_path / str(len(stops)), log=str):
                 if state.step == stop: break
