@@ -52,7 +52,7 @@ class Plan(Config):
     def validate(self):
         for name in ("gpus", "node", "images", "accumulate", "image_tokens", "text_tokens", "steps"): self.need(getattr(self, name) > 0, name, "must be positive")
         self.need(self.parallel in SPREADS, "parallel", nearest(self.parallel, SPREADS))
-        self.need(self.gpu in CARDS or self.memory_gb > 0, "gpu", f"{nearest(self.gpu, CARDS)}, or give memory_gb")
+        self.need(self.gpu in CARDS or self.memory_gb > 0, "gpu", f"choose from {', '.join(CARDS)}, or give memory_gb")
         self.need(self.precision in ("fp32", "bf16"), "precision", "choose fp32 or bf16")
         self.need(0 < self.mfu <= 1, "mfu", "is a fraction of the peak: above 0, up to 1")
         self.need(self.parallel != "hsdp" or self.gpus % min(self.node, self.gpus) == 0, "gpus", f"hsdp needs whole nodes of node={self.node}")
@@ -196,4 +196,4 @@ def report(plan: Plan) -> str:
             f"{plan.steps:,} steps: {s['days']:.1f} days; traffic {t['inside, GB']:.0f} GB inside nodes, {t['across, GB']:.0f} GB across, {t['traffic, s']:.2f} s if not hidden")
     return "\n".join([f"plan    {plan.gpus} x {plan.gpu}, {plan.parallel} ({how}), {plan.precision}; {count / 1e6:,.1f}M parameters",
                       f"memory  {held} = {size(m['total'])} {'MB' if small else 'GB'} of {plan.available:.0f} GB on each",
-                      f"step    {s['pictures']:,} pictures, {s['tokens, million']:.3g}M tokens, {s['PFLOP']:.3g} PFLOP", f"time    {time}"])
+                      f"step    {s['pictures']:,} pictures, {s['tokens, million'] * 1e6:,.0f} tokens, " + (f"{s['PFLOP']:,.1f} PFLOP" if s["PFLOP"] > 0.1 else f"{s['PFLOP'] * 1e6:,.1f} GFLOP"), f"time    {time}"])

@@ -341,10 +341,10 @@ def model_settings(name: str, cache: dict):
     return config
 
 def train_settings(name: str, steps=None, batch_size=None, **changes) -> TrainConfig:
-    "The preset with changes; a run shorter than its warm-up warms up for a quarter."
+    "The preset with changes; a run shorter than its warm-up warms up for a quarter of it."
     base = TrainConfig.preset(name)
     steps = steps or base.steps
-    return base.replace(**dict(dict(steps=steps, batch_size=batch_size or base.batch_size, warmup=min(base.warmup, steps // 4)), **changes))
+    return base.replace(**dict(dict(steps=steps, batch_size=batch_size or base.batch_size, warmup=base.warmup if base.warmup < steps else steps // 4), **changes))
 
 def listed_card(name: str, gb: float) -> str:
     "The entry of `CARDS` for a GPU that calls itself `name`: same kind, nearest memory; else the name itself."
