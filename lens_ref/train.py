@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRESETS', 'TrainConfig', 'lr_at', 'drop_captions', 'timestep_mu', 'velocity_errors', 'draw_chances',
-           'pretrain_step', 'NoiseBins', 'EMA', 'trainable', 'DivergedError', 'State', 'make_optimiser', 'Learner',
-           'FixedValidation', 'kept_weights', 'model_config', 'run_state', 'load_optimiser', 'load_run',
-           'save_checkpoint', 'resume', 'observe', 'open_run', 'train', 'fit', 'export', 'InMemoryData', 'Progress',
-           'StopSignal', 'checkpoints', 'latest_checkpoint', 'read_checkpoint']
+           'pretrain_step', 'NoiseBins', 'EMA', 'put', 'trainable', 'DivergedError', 'State', 'make_optimiser',
+           'Learner', 'FixedValidation', 'kept_weights', 'model_config', 'book_state', 'run_state', 'load_optimiser',
+           'check_run', 'load_books', 'load_run', 'save_checkpoint', 'resume', 'observe', 'open_run', 'train', 'fit',
+           'export', 'InMemoryData', 'Progress', 'StopSignal', 'checkpoints', 'latest_checkpoint', 'read_checkpoint']
 
 # %% ../nbs/07_pretrain.ipynb #8e9bb80f
 import contextlib, json, math, shutil
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from .core import CheckpointError, Config, ConfigError, LensError, save_tensors, show_images
 from .flow import interpolate, sample_timesteps, training_mu, velocity_target
-from .parallel import agree, average, gather, rank, wait, world_size
+from .parallel import agree, average, full, gather, rank, wait, world_size
 from .runs import (InMemoryData, Meter, Progress, StopSignal, batch_size_of, check_same, check_weights, checkpoints, command_line, due, git_commit,
                            isolated_rng, latest_checkpoint, own_state, read_checkpoint, rng_state, set_rng_state, to_device, write_checkpoint)
 _all_ = ["InMemoryData", "Progress", "StopSignal", "checkpoints", "latest_checkpoint", "read_checkpoint"]
@@ -152,10 +152,10 @@ class NoiseBins:
 
 # %% ../nbs/07_pretrain.ipynb #90b8f0cf
 class EMA:
-    "Exponential moving average of the trainable weights, kept in fp32. Our choice; the paper mentions none."
+    "Exponential moving average of the trainable weights, kept in fp32; none with decay 0. Our choice; the paper mentions none."
 
     def __init__(self, model, decay: float):
-        self.decay, self.shadow = decay, {n: p.detach().float().clone() for n, p in trainable(model)}
+        self.decay, self.shadow = decay, {n: p.detach().float().clone() for n, p in trainable(model)} if decay else {}
 
     def decay_at(self, step: int) -> float:
         "Decay used after `step` updates: `(1 + step) / (10 + step)` until it reaches `decay`."
@@ -165,17 +165,24 @@ class EMA:
     def update(self, model, step: int):
         "Move the average towards the weights of `model`."
         keep = self.decay_at(step)
-        for n, p in trainable(model): self.shadow[n].lerp_(p.detach().float(), 1 - keep)
+        for n, p in trainable(model) if self.shadow else (): self.shadow[n].lerp_(p.detach().float(), 1 - keep)
 
     @contextlib.contextmanager
     def applied(self, model):
-        "Inside the block `model` has the averaged weights; afterwards its own again, bit for bit."
+        "Inside the block `model` has the averaged weights; afterwards its own again, bit for bit. Without averaging (decay 0) nothing happens."
+        if not self.shadow: yield model; return
         own = {n: p.data for n, p in trainable(model)}
+        own = {n: x.clone() if hasattr(x, "full_tensor") else x for n, x in own.items()}
         try:
-            for n, p in trainable(model): p.data = self.shadow[n].to(p.dtype)
+            for n, p in trainable(model): put(p, self.shadow[n].to(p.dtype))
             yield model
         finally:
-            for n, p in trainable(model): p.data = own[n]
+            for n, p in trainable(model): put(p, own[n])
+
+def put(p, value: Tensor):
+    "Give parameter `p` another value, without a copy where that is possible: a wrapper that split it knows where its part lies, so there the content changes."
+    if hasattr(p, "full_tensor"): p.data.copy_(value)
+    else: p.data = value
 
 def trainable(model) -> list:
     "`(name, parameter)` of all that is trained: everything in pre-training, the adapters in RL."
@@ -208,9 +215,12 @@ class Learner:
 
     Processes that train together (`06c_parallel`) each hold the same one: same seed, same averaged gradients, same weights."""
 
+    saves_alone = True    # False where saving takes all processes at once
+
     def __init__(self, model, config: TrainConfig):
         if not trainable(model): raise ConfigError("the model has no trainable parameters: set requires_grad on some")
         self.model, self.config, self.device = model, config, next(model.parameters()).device
+        self.front = model    # what a step calls; 13_scale may put a wrapper around the model there
         self.ema, self.optimiser = EMA(model, config.ema), make_optimiser(model, config)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.bins, self.history, self.window = NoiseBins(), [], []
@@ -223,13 +233,19 @@ class Learner:
         "Accumulate the mean gradient over `batches`; returns the mean loss and each batch's extras."
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
-        total, extras = 0.0, []
-        for b in batches:
-            with self.autocast(): loss, extra = step_fn(self.model, to_device(b, self.device), self.config, self.generator)
-            (loss / len(batches)).backward()
+        total, extras, start = 0.0, [], self.generator.get_state()
+        for i, b in enumerate(batches):
+            if "place" in b: self.generator.set_state(start)   # parts of one batch: each sample's noise hangs on one number and its place
+            with self.sharing(i == len(batches) - 1):
+                with self.autocast(): loss, extra = step_fn(self.front, to_device(b, self.device), self.config, self.generator)
+                (loss / len(batches)).backward()
             total += loss.item() / len(batches)
             extras.append(extra)
         return self.share(total), extras
+
+    def sharing(self, last: bool):
+        "Context of one batch's forward and backward; `last` of those that are accumulated. For `13_scale`: nothing to do here."
+        return contextlib.nullcontext()
 
     def share(self, loss: float) -> float:
         "Average gradients and loss over the processes that train together; alone, nothing happens."
@@ -245,7 +261,7 @@ class Learner:
         lr = lr_at(self.step, self.config)
         for g in self.optimiser.param_groups: g["lr"] = lr
         loss, extras = self.gradients(step_fn, batch if isinstance(batch, list) else [batch])
-        norm = torch.nn.utils.clip_grad_norm_([p for _, p in trainable(self.model)], self.config.grad_clip).item()
+        norm = full(torch.nn.utils.clip_grad_norm_([p for _, p in trainable(self.model)], self.config.grad_clip)).item()
         ok = math.isfinite(loss) and math.isfinite(norm)
         if ok:
             self.optimiser.step()
@@ -275,6 +291,14 @@ class Learner:
             self.history.append(dict(step=self.step, loss=float(np.mean(self.window)), lr=state.lr, grad_norm=state.grad_norm, **state.metrics))
             self.window = []
         return state
+
+    def save(self, folder, step_fn=None, data=None):
+        "Write a checkpoint. All processes hold the same, so the first one does it."
+        if rank() == 0: return save_checkpoint(folder, self, step_fn, data)
+
+    def resume(self, folder, step_fn=None, data=None, allow=(), log=print):
+        "Load the newest whole checkpoint of `folder`; its path, or None if there is none."
+        return resume(folder, self, step_fn, data, allow, log)
 
 # %% ../nbs/07_pretrain.ipynb #99402bdd
 class FixedValidation:
@@ -310,13 +334,17 @@ def model_config(model) -> dict:
     "The model's config as plain JSON types; empty if it has none."
     return json.loads(json.dumps({k: v for k, v in dict(getattr(model, "config", {})).items() if not k.startswith("_")}, default=str))
 
-def run_state(learner: Learner, step_fn=None, data=None) -> dict:
-    "All of a run, for a checkpoint. `step_fn` and `data` are included if they have a `state_dict`."
+def book_state(learner: Learner, step_fn=None, data=None) -> dict:
+    "All of a run but its large tensors. `step_fn` and `data` are included if they have a `state_dict`."
     L = learner
-    return dict(step=L.step, skips=[L.skips, L.skips_in_row], history=L.history, window=L.window,
-                model=kept_weights(L.model), ema=L.ema.shadow, bins=L.bins.state_dict(), optimiser=L.optimiser.state_dict(),
+    return dict(step=L.step, skips=[L.skips, L.skips_in_row], history=L.history, window=L.window, bins=L.bins.state_dict(),
                 generator=L.generator.get_state(), rng=rng_state(), step_fn=own_state(step_fn), data=own_state(data),
                 config=json.loads(json.dumps(L.config.to_dict())), model_config=model_config(L.model))
+
+def run_state(learner: Learner, step_fn=None, data=None) -> dict:
+    "All of a run, for a checkpoint: `book_state`, weights, their average, the optimiser's moments."
+    L = learner
+    return book_state(L, step_fn, data) | dict(model=kept_weights(L.model), ema=L.ema.shadow, optimiser=L.optimiser.state_dict())
 
 # %% ../nbs/07_pretrain.ipynb #16854023
 _FREE = {"log_every", "validate_every", "sample_every", "checkpoint_every", "keep_last", "max_skips"}
@@ -327,26 +355,35 @@ def load_optimiser(optimiser, saved: dict):
     optimiser.load_state_dict(saved)
     for g, s in zip(optimiser.param_groups, settings): g.update(s)
 
-def load_run(saved: dict, learner: Learner, step_fn=None, data=None, allow=(), path="checkpoint"):
-    """Put a run back to where `saved` was taken: the next steps are then bit for bit those of a run that never stopped.
-
-    Everything is checked before anything is changed. Raises `ConfigError` or `CheckpointError` naming what differs.
-    `steps` may differ under a constant schedule, since it then changes no step."""
+def check_run(saved: dict, learner: Learner, allow=()):
+    "Raise `ConfigError` naming the first setting in which the saved run differs. `steps` may under a constant schedule, since it then changes no step."
     L = learner
     free = _FREE | set(allow) | ({"steps"} if L.config.schedule == "constant" else set())
     check_same(saved["config"], json.loads(json.dumps(L.config.to_dict())), "TrainConfig", free)
     check_same(saved["model_config"], model_config(L.model), "model config", allow)
-    check_weights(saved["model"], kept_weights(L.model), path)
+
+def load_books(saved: dict, learner: Learner, step_fn=None, data=None):
+    "Put back what `book_state` took."
+    L = learner
     for part, name in ((data, "data"), (step_fn, "step_fn")):
         if hasattr(part, "load_state_dict") and saved[name] is not None: part.load_state_dict(saved[name])
-    L.model.load_state_dict(saved["model"], strict=False)
-    L.ema.shadow = {k: v.to(L.device).clone() for k, v in saved["ema"].items()}
-    load_optimiser(L.optimiser, saved["optimiser"])
     L.bins.load_state_dict(saved["bins"])
     L.generator.set_state(saved["generator"])
     L.step, L.history, L.window = saved["step"], list(saved["history"]), list(saved["window"])
     L.skips, L.skips_in_row = saved["skips"]
     set_rng_state(saved["rng"])
+
+def load_run(saved: dict, learner: Learner, step_fn=None, data=None, allow=(), path="checkpoint"):
+    """Put a run back to where `saved` was taken: the next steps are then bit for bit those of a run that never stopped.
+
+    Everything is checked before anything is changed. Raises `ConfigError` or `CheckpointError` naming what differs."""
+    L = learner
+    check_run(saved, L, allow)
+    check_weights(saved["model"], kept_weights(L.model), path)
+    load_books(saved, L, step_fn, data)              # first: the data object may refuse
+    L.model.load_state_dict(saved["model"], strict=False)
+    L.ema.shadow = {k: v.to(L.device).clone() for k, v in saved["ema"].items()}
+    load_optimiser(L.optimiser, saved["optimiser"])
 
 def save_checkpoint(folder, learner: Learner, step_fn=None, data=None) -> Path:
     "Write the run to `folder`; see `write_checkpoint`. The learner is unharmed if that fails."
@@ -370,17 +407,18 @@ def observe(learner: Learner, state: State, validate=None, sample=None, folder=N
             L.history.append(dict(step=L.step, **scores))
         if sample and due(L.step, c.sample_every, c.steps):
             with L.ema.applied(L.model.eval()): state.images = sample(L.model)
-            if folder: show_images(state.images, path=Path(folder) / "samples" / f"step_{L.step:08d}.png")
+            if folder and rank() == 0: show_images(state.images, path=Path(folder) / "samples" / f"step_{L.step:08d}.png")
 
 def open_run(folder, learner: Learner, step_fn, data, allow, log):
     """Resume from `folder`, or start it by writing the untrained state: a folder that cannot hold checkpoints fails here and not an hour later.
 
     Raises `CheckpointError` if the disk has no room for `keep_last + 1` of them."""
-    path = resume(folder, learner, step_fn, data, allow, log) if learner.step == 0 else None
+    path = learner.resume(folder, step_fn, data, allow, log) if learner.step == 0 else None
     wait()                                           # nobody writes before all have looked
+    if path: return log(f"resumed at step {learner.step:,} of {learner.config.steps:,} from {path}") if rank() == 0 else None
+    path = learner.save(folder, step_fn, data)
     if rank(): return
-    if path: return log(f"resumed at step {learner.step:,} of {learner.config.steps:,} from {path}")
-    size = save_checkpoint(folder, learner, step_fn, data).stat().st_size
+    size = sum(f.stat().st_size for f in path.rglob("*")) if path.is_dir() else path.stat().st_size
     need, free = size * learner.config.keep_last, shutil.disk_usage(folder).free
     if free < need: raise CheckpointError(f"{folder}: keep_last={learner.config.keep_last} more checkpoints need {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; "
                                           "free some space, lower keep_last or choose another folder")
@@ -397,7 +435,7 @@ def train(learner: Learner, step_fn, data, *, folder=None, validate=None, sample
     stop = StopSignal() if stop is None else stop   # not `stop or ...`: a signal nobody has sent is falsy
     def save():
         nonlocal saved
-        if folder and rank() == 0 and saved != learner.step: save_checkpoint(folder, learner, step_fn, data); saved = learner.step
+        if folder and saved != learner.step: learner.save(folder, step_fn, data); saved = learner.step
     if folder: open_run(folder, learner, step_fn, data, allow, log); saved = learner.step
     try:
         while learner.step < c.steps and not agree(stop):
@@ -405,11 +443,11 @@ def train(learner: Learner, step_fn, data, *, folder=None, validate=None, sample
                 batch = data.batch(learner.step)
                 state = learner.advance(step_fn, batch)
                 observe(learner, state, validate, sample, folder)
-                if stop or due(learner.step, c.checkpoint_every, c.steps): save()
+                if due(learner.step, c.checkpoint_every, c.steps): save()
             yield meter.tick(state, batch_size_of(batch) * world_size(), c.steps)
-        save()                                       # the signal came while the caller had the state
+        save()                                       # a signal came, in some process; now all of them know
     except GeneratorExit:                            # the caller left the loop
-        save()
+        if learner.saves_alone: save()
         raise
     finally: learner.stopped = stop.received
 
@@ -423,14 +461,22 @@ def fit(learner: Learner, step_fn, data, *, progress: Progress | None = None, **
     return progress
 
 # %% ../nbs/07_pretrain.ipynb #71b65731
+def _whole(x: Tensor, dtype):
+    "All of a weight, in `dtype` if it is a float; of a split one only the first process keeps it, in host memory."
+    whole = full(x)
+    if whole is not x: whole = whole.cpu() if rank() == 0 else whole[:0]
+    return whole.to(dtype, copy=True) if x.is_floating_point() else whole
+
 def export(learner: Learner, path, *, scores: dict | None = None, command: str | None = None, averaged: bool = True, dtype=torch.bfloat16) -> Path:
     """Write the averaged (or last) weights as safetensors, with command, seed, commit, step, configs and `scores` as metadata.
 
-    `path` ending in .safetensors is one file; anything else is a folder that diffusers' `from_pretrained` opens. Raises `CheckpointError`."""
+    `path` ending in .safetensors is one file; anything else is a folder that diffusers' `from_pretrained` opens.
+    Where several processes train, all call it and the first one writes. Raises `CheckpointError`."""
     path, L = Path(path), learner
     file = path if path.suffix == ".safetensors" else path / "diffusion_pytorch_model.safetensors"
     with L.ema.applied(L.model) if averaged else contextlib.nullcontext():
-        weights = {k: v.to(dtype, copy=True) if v.is_floating_point() else v for k, v in kept_weights(L.model).items()}
+        weights = {k: _whole(v, dtype) for k, v in kept_weights(L.model).items()}
+    if rank(): return file
     save_tensors(weights, file, dict(command=command or command_line(), seed=L.config.seed, commit=git_commit(), step=L.step, scores=scores or {},
                                      train_config=L.config.to_dict(), model_config=model_config(L.model)))
     if file != path and hasattr(L.model, "save_config"): L.model.save_config(path)
