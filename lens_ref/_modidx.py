@@ -883,6 +883,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'lens_ref.train.run_state': ('pretrain.html#run_state', 'lens_ref/train.py'),
                                 'lens_ref.train.save_checkpoint': ('pretrain.html#save_checkpoint', 'lens_ref/train.py'),
                                 'lens_ref.train.timestep_mu': ('pretrain.html#timestep_mu', 'lens_ref/train.py'),
+                                'lens_ref.train.token_counts': ('pretrain.html#token_counts', 'lens_ref/train.py'),
                                 'lens_ref.train.train': ('pretrain.html#train', 'lens_ref/train.py'),
                                 'lens_ref.train.trainable': ('pretrain.html#trainable', 'lens_ref/train.py'),
                                 'lens_ref.train.velocity_errors': ('pretrain.html#velocity_errors', 'lens_ref/train.py')},

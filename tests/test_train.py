@@ -501,3 +501,21 @@ def test_export(tmp_path):
     T.export(learner, tmp_path / "model", averaged=False)
     again = LensTransformer2DModel.from_pretrained(tmp_path / "model")
     assert all(torch.equal(v.bfloat16(), learner.model.state_dict()[k].bfloat16()) for k, v in again.state_dict().items())
+
+
+def test_mixed_sizes_in_one_batch_train_as_each_alone():
+    "Padding, its noise, its loss and its mu: every sample of a padded batch has the error and the level that it has alone."
+    from lens_ref.buckets import pad_batches
+    from lens_ref.flow import training_mu
+    g = torch.Generator().manual_seed(3)
+    one = lambda grid: dict(latents=torch.randn(1, grid[0] * grid[1], 8, generator=g), text=[torch.randn(1, 5, 12, generator=g) for _ in range(2)],
+                            text_mask=torch.ones(1, 5, dtype=torch.bool), grid=grid)
+    model, alone = tiny(), [one((1, 2)), one((3, 2)), one((2, 2))]
+    for p in model.parameters(): p.data += .02 * torch.randn(p.shape, generator=g)
+    together, extra = T.pretrain_step(model, pad_batches(alone), config(), torch.Generator().manual_seed(1))
+    for i, batch in enumerate(alone):
+        loss, own = T.pretrain_step(model, batch | dict(place=[i]), config(), torch.Generator().manual_seed(1))
+        assert torch.allclose(own["t"], extra["t"][i:i + 1]) and torch.allclose(loss, extra["per_sample"][i], atol=1e-5)
+    assert torch.allclose(together, extra["per_sample"].mean())
+    fixed, even = T.FixedValidation(pad_batches(alone), config()), (torch.randperm(3, generator=torch.Generator().manual_seed(1234)) + .5) / 3
+    assert torch.allclose(torch.logit(fixed.t) - torch.special.ndtri(even), torch.tensor([training_mu(n) for n in (2, 6, 4)]), atol=1e-4)
