@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .core import CheckpointError, DataError, atomic_write, load_tensors
 from .wording import dense_caption
@@ -34,10 +34,11 @@ def read_metadata(folder):
     path = Path(folder) / "metadata.jsonl"
     if not path.is_file(): raise DataError(f"{path}: no such file; write one JSON object a line: {{\"file_name\": \"a.png\", \"text\": \"caption\"}}")
     rows = []
-    for i, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1):
+    for i, line in enumerate(path.read_bytes().splitlines(), 1):
         try: row = json.loads(line)
-        except ValueError as e: raise DataError(f"{path}:{i}: not a JSON object ({e})") from e
-        if not str(row.get("text", "")).strip(): raise DataError(f"{path}:{i}: the caption `text` is empty; fill it or drop the line")
+        except ValueError as e: raise DataError(f"{path}:{i}: not a JSON object in UTF-8 ({e})") from e
+        if not isinstance(row, dict): raise DataError(f"{path}:{i}: not a JSON object, but {type(row).__name__}; write {{\"file_name\": ..., \"text\": ...}}")
+        if not isinstance(row.get("text"), str) or not row["text"].strip(): raise DataError(f"{path}:{i}: the caption `text` is empty or no string; fill it or drop the line")
         if not (Path(folder) / str(row.get("file_name"))).is_file(): raise DataError(f"{path}:{i}: file_name {row.get('file_name')!r} does not exist")
         rows.append((Path(folder) / row["file_name"], row["text"]))
     if not rows: raise DataError(f"{path}: no images in it")
@@ -46,7 +47,7 @@ def read_metadata(folder):
 
 def read_image(path, height, width):
     "One image on white, scaled to cover height x width and cropped at the centre: [H, W, 3] uint8. DataError names an unreadable file."
-    try: im = Image.open(path).convert("RGBA")
+    try: im = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
     except Exception as e: raise DataError(f"{path}: not a readable image ({type(e).__name__}); replace or remove it") from e
     im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
     s = max(width / im.width, height / im.height)
@@ -89,7 +90,7 @@ def emoji_folder(art, names, out):
         files = {Path(n).stem.replace("-fe0f", ""): n for n in t.getnames() if n.endswith(".webp")}
         for code, caption in rows:
             if (name := files.get(code.replace("-fe0f", ""))) is None: continue
-            (out / f"{code}.webp").write_bytes(t.extractfile(name).read())
+            with atomic_write(out / f"{code}.webp") as tmp: Path(tmp).write_bytes(t.extractfile(name).read())
             lines.append(json.dumps(dict(file_name=f"{code}.webp", text=caption)))
     if not lines: raise DataError(f"{art}: has no emoji pictures; fetch the package named in notebook 02_data")
     with atomic_write(out / "metadata.jsonl") as tmp: Path(tmp).write_text("\n".join(lines) + "\n", "utf8")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'LineageConfig', 'ToyWorld', 'ImageFolder', 'every', 'record', 'stage_vae', 'stage_text', 'frozen',
            'stage_cache', 'new_transformer', 'train_config', 'watchers', 'progress_line', 'stage_transformer', 'stages',
-           'build', 'write_lineage']
+           'open_folder', 'build', 'write_lineage']
 
 # %% ../nbs/07c_lineage.ipynb #5c5760f3
 import datetime
@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from .core import Config, DataError, atomic_folder, atomic_write, save_tensors
+from .core import Config, ConfigError, DataError, atomic_folder, atomic_write, save_tensors
 from .data import CachedData, as_tensor, build_cache, load_cache, read_image, read_metadata, scene_samples
 from .dit import LensTransformer2DModel, init_weights, preset
 from .parallel import Shard, rank, together, wait, world_size
 from .pipeline import LensPipeline
-from .runs import StopSignal, command_line, git_commit
+from .runs import StopSignal, check_same, command_line, git_commit
 from .text import TextConfig, TextEncoder, train_lm
 from .tokenizer import TextTokenizer
 from .train import FixedValidation, Learner, TrainConfig, pretrain_step, train
@@ -64,6 +64,9 @@ class LineageConfig(Config):
 # %% ../nbs/07c_lineage.ipynb #7c0a0002
 class ToyWorld:
     "Where the stages get pictures and captions: scenes drawn on the spot, as many as wanted."
+    name = "toy world"
+    def check(self, config): pass
+
     def images(self, seed, step, n=16):
         "Pictures [n, 3, 64, 64] in [-1, 1] for the autoencoder; they depend on seed and step only."
         rng = random.Random(f"{seed} {step}")
@@ -95,6 +98,12 @@ class ImageFolder:
         self.rows = [(read_image(path, height, width), text, None) for path, text in rows]
         random.Random(0).shuffle(self.rows)
         self.n_held_out = min(128, len(self.rows) // 20)
+        self.name = str(folder)
+
+    def check(self, config):
+        "DataError unless there are pictures enough for a batch."
+        n = len(self.rows) - self.n_held_out
+        if n < config.batch_size: raise DataError(f"{self.name}: {n} pictures to train on are fewer than batch_size={config.batch_size}; add pictures or lower it (--config)")
 
     def images(self, seed, step, n=16):
         rng = random.Random(f"{seed} {step}")
@@ -144,7 +153,6 @@ def stage_text(out, config, source, log=print):
     model = train_lm(texts, tokenizer, TextConfig.toy(tokenizer.vocab_size), steps=config.text_steps, batch=8, seed=config.seed,
                      callback=every(50, log, lambda p: f"text  {p}"), folder=out / "text_run")
     torch.set_num_threads(threads)
-    (out / "text_encoder").mkdir(parents=True, exist_ok=True)
     TextEncoder(model, tokenizer).save(out / "text_encoder")
     record(out, "text_encoder", start, seed=config.seed, steps=config.text_steps, vocabulary=tokenizer.vocab_size)
     shutil.rmtree(out / "text_run", ignore_errors=True)
@@ -220,10 +228,20 @@ def stages(out, config, source, log=print):
 def _silent(line): pass
 
 
+def open_folder(out, config, source):
+    "Make `out`, or see that it was begun with the same settings: finished stages are used as they are. Raises ConfigError naming what differs; only `steps` and `workers` may."
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise ConfigError(f"{out}: cannot be made a folder ({e.strerror}); give another --out") from e
+    plan, path = dict(source=source.name, **config.to_dict()), out / "settings.json"
+    if path.is_file(): check_same(json.loads(path.read_text()), plan, f"{out}: settings", ("steps", "workers"), "set it back, or use another --out")
+    with atomic_write(path) as tmp: Path(tmp).write_text(json.dumps(plan, indent=1))
+
+
 def build(out, config=None, source=None, log=print):
     "All stages into folder `out`, from the toy world or another `source`; returns the pipeline, saved in `out/pipeline` with a `lineage.json` that says what made it. None if a signal stopped it."
     config, source, out = config or LineageConfig(), source or ToyWorld(), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    source.check(config)
+    open_folder(out, config, source)
     pipe = together(config.processes, stages, out, config, source, log)
     if pipe is None: return None
     pipe.save_pretrained(out / "pipeline")

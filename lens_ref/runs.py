@@ -151,12 +151,12 @@ def own_state(x) -> dict | None:
     "State of a data object or step that has one."
     return x.state_dict() if hasattr(x, "state_dict") else None
 
-def check_same(saved: dict, now: dict, what: str, allow=()):
-    "Raise `ConfigError` naming the first field of `what` that differs and is not in `allow`."
+def check_same(saved: dict, now: dict, what: str, allow=(), remedy: str | None = None):
+    "Raise `ConfigError` naming the first field of `what` that differs and is not in `allow`, and the `remedy`."
     for k in sorted(saved.keys() | now.keys()):
         if k not in allow and saved.get(k) != now.get(k):
             raise ConfigError(f"{what}.{k}={now.get(k)!r}, but the checkpoint was made with {saved.get(k)!r}: "
-                              f"set it back, use another folder, or allow it with allow=[{k!r}]")
+                              + (remedy or f"set it back, use another folder, or allow it with allow=[{k!r}]"))
 
 def check_weights(saved: dict, now: dict, path):
     "Raise `CheckpointError` naming the first weight that is missing, extra or of another shape."

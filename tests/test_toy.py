@@ -83,13 +83,29 @@ def test_damaged_pipeline_is_named(pipe, tmp_path, break_it, named):
                                          (["evaluate", "--model", "nowhere"], "nowhere"), (["train", "--steps", "0", "--out", "x"], "steps"),
                                          (["info", "--preset", "huge"], "huge"), (["train", "--config", "typo.json"], "'step': did you mean 'steps'"),
                                          (["train", "--config", "nowhere.json"], "nowhere.json"), (["train", "--images", "nowhere"], "metadata.jsonl"),
-                                         (["emoji", "--art", "nowhere.tgz"], "emojibase-data-17.0.0.tgz")])
+                                         (["emoji", "--art", "nowhere.tgz"], "emojibase-data-17.0.0.tgz"), (["train", "--preset", "huge"], "huge"),
+                                         (["train", "--out", "typo.json"], "typo.json"), (["train", "--per-skill", "0"], "--per-skill"), (["train", "--workers", "5"], "workers"),
+                                         (["generate", "a cat", "--out", "a.xyz"], "a.xyz"), (["generate", "a cat", "--out", "no/a.png"], "no is no folder"),
+                                         (["generate", "a cat", "--device", "gpu"], "'gpu'"), (["generate", "a cat", "--height", "0"], "--height")])
 def test_command_line_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "typo.json").write_text('{"step": 5}')
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert named in err and err.count("\n") == 1
+
+
+def test_help_states_the_sizes_of_the_lineage():
+    from lens_ref.cli import SIZES
+    from lens_ref.lineage import LineageConfig
+    assert SIZES.items() <= LineageConfig().to_dict().items()
+
+
+def test_a_run_folder_keeps_its_settings(tmp_path):
+    from lens_ref.lineage import LineageConfig, open_folder
+    open_folder(tmp_path / "run", LineageConfig(), ToyWorld())
+    open_folder(tmp_path / "run", LineageConfig(steps=9000, workers=1), ToyWorld())
+    with pytest.raises(ConfigError, match="settings.seed=1.*another --out"): open_folder(tmp_path / "run", LineageConfig(seed=1), ToyWorld())
 
 
 def test_folder_of_images_names_the_line(tmp_path):
@@ -101,6 +117,12 @@ def test_folder_of_images_names_the_line(tmp_path):
     assert image.shape == (64, 64, 3) and text == "a red bar" and (image == (255, 0, 0)).all()
     meta(dict(file_name="a.png", text="a red bar"), dict(file_name="a.png", text=" "))
     with pytest.raises(DataError, match=r"metadata.jsonl:2: the caption"): list(folder_samples(tmp_path))
+    meta(dict(file_name="a.png", text=7))
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: the caption"): list(folder_samples(tmp_path))
+    (tmp_path / "metadata.jsonl").write_bytes(b'[1]\n')
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object"): list(folder_samples(tmp_path))
+    (tmp_path / "metadata.jsonl").write_bytes('{"file_name": "a.png", "text": "caf\u00e9"}'.encode("latin1"))
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object in UTF-8"): list(folder_samples(tmp_path))
     meta(dict(file_name="c.png", text="x"))
     with pytest.raises(DataError, match=r"metadata.jsonl:1: file_name 'c.png'"): list(folder_samples(tmp_path))
     meta(dict(file_name="b.png", text="x"))
