@@ -53,7 +53,9 @@ def repeated_blocks(model) -> list:
 def wrap_block(block: nn.Module, scale: ScaleConfig):
     "Compile a block's forward and wrap it in recomputation, as `scale` says. Its weights and their names stay."
     from torch.utils.checkpoint import checkpoint
-    if scale.compile: block.forward = torch.compile(block.forward, backend=scale.backend)
+    if scale.compile:
+        torch._dynamo.config.recompile_limit = 64   # 8 by default, which mixed sizes use up: the rest would run uncompiled, with no more than a line in the log
+        block.forward = torch.compile(block.forward, backend=scale.backend)
     if scale.checkpointing: block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
 # %% ../nbs/13_scale.ipynb #7e4f3ad1
