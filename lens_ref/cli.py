@@ -108,14 +108,16 @@ def cmd_cache(a):
     "Add latents and text features to shards, so that training reads nothing else."
     from lens_ref.buckets import Bucket, Buckets
     from lens_ref.pipeline import LensPipeline, check_size
-    from lens_ref.shards import cache_shards
+    from lens_ref.core import data_path
+    from lens_ref.shards import cache_shards, layout_of
     if a.sizes in ("lens", "toy"): fit = Buckets.preset(a.sizes)
     else:
         try: height, width = map(int, a.sizes.split("x"))
         except ValueError: raise ConfigError(f"--sizes: {a.sizes!r}; give toy, lens or a size such as 64x64") from None
         check_size(height, width)
         fit = Buckets([Bucket(height, width, round((height * width) ** .5))])
-    pipe = LensPipeline.from_pretrained(a.model)
+    if layout_of(a.shards)[0] != "shards": raise DataError(f"{a.shards}: holds no .tar shards; make them with lens-ref prepare")
+    pipe = LensPipeline.from_pretrained(a.model or data_path("toy"))
     made = cache_shards(a.shards, a.out, pipe.vae, pipe.text_encoder, fit, a.kind, log=say)
     print(f"{a.out}: {len(made)} shards; next: lens-ref pretrain --cache {a.out} --out runs/mine")
 
@@ -240,11 +242,11 @@ def parser():
     add_command(sub, "prepare", cmd_prepare, out=("shards", "folder to write; a stopped run goes on"), filters=(1, "0: keep every picture that can be read"), thresholds=(str, "JSON file of thresholds, such as {\"area\": 4096}"),
                 url=(str, "OpenAI-compatible servers that see pictures, with commas; without it the captions of metadata.jsonl are used"), vlm=("gpt-4.1", "the model to ask"), kinds=("dense", "captions to ask for: dense, brief or dense,brief"),
                 per_shard=(1000, "pictures in a shard"), ray=(0, "workers of Ray Data; 0 is this process alone")).add_argument("folder", help="pictures, with or without metadata.jsonl")
-    add_command(sub, "cache", cmd_cache, out=("cached", "folder to write"), model=("data_samples/toy", "pipeline whose autoencoder and text encoder are used"), sizes=("64x64", "toy or lens buckets, or one size"),
+    add_command(sub, "cache", cmd_cache, out=("cached", "folder to write"), model=(str, "pipeline whose autoencoder and text encoder are used (the shipped toy)"), sizes=("64x64", "toy or lens buckets, or one size"),
                 kind=(str, "which caption: dense, brief or alt (the first there is)")).add_argument("shards", help="folder that `prepare` wrote")
     p = sub.add_parser("pretrain", help="Train a transformer on cached pictures, in one process or under torchrun.", add_help=False)
     p.set_defaults(run=None)
-    add_command(sub, "ablate", cmd_ablate, out=("runs/captions", "folder; a stopped run goes on from it"), model=("data_samples/toy", "pipeline whose autoencoder and text encoder are used"), steps=(int, "steps of 48 pictures"),
+    add_command(sub, "ablate", cmd_ablate, out=("runs/captions", "folder; a stopped run goes on from it"), model=(str, "pipeline whose autoencoder and text encoder are used (the shipped toy)"), steps=(int, "steps of 48 pictures"),
                 samples=(int, "scenes"), seeds=(int, "how many seeds"), points=(int, "how often each run is scored"), per_skill=(int, "pictures for each skill and point"), workers=(int, "runs side by side (one a core)")).add_argument("what", choices=["captions"])
     add_command(sub, "emoji", cmd_emoji, art=("lobehub-fluent-emoji-3d-1.1.0.tgz", "package with the pictures"), names=("emojibase-data-17.0.0.tgz", "package with the names"), out=("runs/emoji", "folder to write"))
     add_command(sub, "generate", cmd_generate, model=("runs/toy/pipeline", "folder of a saved pipeline"), height=(int, "pixels, a multiple of 16 (the checkpoint's own)"), width=(int, "pixels, a multiple of 16 (the checkpoint's own)"),

@@ -7,9 +7,9 @@ __all__ = ['LOGS', 'ScaleConfig', 'repeated_blocks', 'wrap_block', 'device_mesh'
            'meeting_place', 'launched', 'ParallelLearner', 'Pieces', 'SharedValidation', 'all_or_none', 'from_first',
            'sharded_tensors', 'sharded_checkpoints', 'is_whole_folder', 'finish_folder', 'save_sharded',
            'latest_sharded', 'read_books', 'empty_moments', 'load_sharded', 'resume_sharded', 'scalars', 'tensorboard',
-           'wandb_log', 'open_logs', 'cache_files', 'cut_cache', 'model_settings', 'train_settings', 'listed_card',
-           'this_plan', 'check_share', 'progress_line', 'run_loop', 'pretrain', 'parser', 'setting', 'run_arguments',
-           'main']
+           'wandb_log', 'open_logs', 'cache_files', 'open_caches', 'cut_caches', 'model_settings', 'serve',
+           'train_settings', 'listed_card', 'this_plan', 'check_share', 'progress_line', 'run_loop', 'pretrain',
+           'parser', 'setting', 'run_arguments', 'main']
 
 # %% ../nbs/13_scale.ipynb #2997a5e5
 import argparse, contextlib, datetime, functools, json, os, shutil, sys, warnings
@@ -19,8 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from .core import CheckpointError, Config, ConfigError, DataError, LensError, nearest, seed_everything
-from .data import CachedData, load_cache
-from .dit import LensTransformer2DModel, init_weights, preset
+from .buckets import Bucket, MixedData, open_cache, rank_batches, shard_caches
+from .data import load_cache
+from .dit import LensTransformer2DModel, count_flops, init_weights, preset
 from .parallel import Shard, agree, average, gather, rank, take_rows, wait, world_size
 from .planner import CARDS, SPREADS, Plan, check_plan, is_unused, report
 from .runs import StopSignal, check_weights, due, duration
@@ -325,22 +326,40 @@ def cache_files(path) -> list:
     if not files or not all(f.is_file() for f in files): raise DataError(f"{path}: no .safetensors files of latents and text features; 02_data builds them with build_cache")
     return files
 
-def cut_cache(cache: dict, held_out: int) -> tuple:
-    "`(cache of all but the last samples, batch of those `held_out` last ones or None)`."
-    n = len(cache["latents"]) - held_out
-    if not 0 < n: raise ConfigError(f"held_out={held_out}: the cache has only {len(cache['latents'])} samples")
-    rest = cache | dict(latents=cache["latents"][:n], offsets=cache["offsets"][:n + 1])
-    return rest, CachedData(cache, 1).rows(torch.arange(n, n + held_out)) if held_out else None
+def open_caches(path) -> dict:
+    "`{grid: cache}`: the `.safetensors` files of `build_cache`, which hold one size, or shards with features (`lens-ref cache`), which stay on disk. Raises `DataError`."
+    if Path(path).is_dir() and any(Path(path).glob("*.tar")): return shard_caches(path)
+    cache = load_cache(cache_files(path))
+    return {tuple(cache["grid"].tolist()): cache}
 
-def model_settings(name: str, cache: dict):
+def cut_caches(caches: dict, held_out: int) -> tuple:
+    "`(caches of all but the last samples of the largest, batch of those `held_out` last ones or None)`."
+    grid, cache = max(caches.items(), key=lambda item: len(item[1]["latents"]))
+    n = len(cache["latents"]) - held_out
+    if not 0 < n: raise ConfigError(f"held_out={held_out}: the cache has only {len(cache['latents'])} samples of {grid[0] * 16}x{grid[1] * 16}")
+    rest = cache | dict(latents=cache["latents"][:n], offsets=cache["offsets"][:n + 1])
+    return caches | {grid: rest}, open_cache(cache, 1, 0).rows(torch.arange(n, n + held_out)) if held_out else None
+
+def model_settings(name: str, caches: dict):
     "The model preset for the features in a cache. Only the toy follows their width. Raises `ConfigError` if they do not fit."
-    layers, width = cache["tokens"].shape[1:]
+    one = open_cache(next(iter(caches.values())), 1, 0).rows(torch.tensor([0]))
+    layers, width = len(one["text"]), one["text"][0].shape[-1]
     config = preset(name, enc_hidden_dim=width) if name == "toy" else preset(name)
-    need = dict(in_channels=cache["latents"].shape[2], enc_hidden_dim=width)
+    need = dict(in_channels=one["latents"].shape[2], enc_hidden_dim=width)
     for k, v in need.items():
         if getattr(config, k) != v: raise ConfigError(f"preset {name!r} wants {k}={getattr(config, k)}, and the cache has {v}: use the preset it was made for")
     if len(config.selected_layer_index) != layers: raise ConfigError(f"preset {name!r} wants features of {len(config.selected_layer_index)} layers, and the cache has {layers}")
     return config
+
+def serve(caches: dict, config: TrainConfig, model, accumulate: int):
+    """The data of a run. One size: the same global batch on every process, each takes its rows. Several: each process draws a size of its own at each step, with as many pictures as make its
+    step cost what `batch_size / processes` of the cheapest size cost (paper Sec 2; one number for each shape is our choice)."""
+    if len(caches) == 1: return Pieces(open_cache(*caches.values(), config.batch_size, config.seed), accumulate)
+    config.need(accumulate == 1, "batch_size", f"cannot be gathered over accumulate={accumulate} passes with several sizes; set accumulate=1")
+    shapes = [Bucket(16 * h, 16 * w, round(16 * (h * w) ** .5)) for h, w in caches]
+    words = round(sum(float(c["offsets"].diff().float().mean()) for c in caches.values()) / len(caches))
+    counts = rank_batches(shapes, lambda n: count_flops(model, n, words)["total"], config.batch_size // world_size(), per="bucket")
+    return MixedData(caches, counts, config.seed, rank(), world_size())
 
 def train_settings(name: str, steps=None, batch_size=None, **changes) -> TrainConfig:
     "The preset with changes; a run shorter than its warm-up warms up for a quarter of it."
@@ -352,14 +371,14 @@ def listed_card(name: str, gb: float) -> str:
     "The entry of `CARDS` for a GPU that calls itself `name`: same kind, nearest memory; else the name itself."
     return min((k for k in CARDS if k.split("-")[0] in name), key=lambda k: abs(CARDS[k].memory - gb), default=name)
 
-def this_plan(model, config: TrainConfig, scale: ScaleConfig, cache: dict, accumulate: int, device) -> Plan:
+def this_plan(model, config: TrainConfig, scale: ScaleConfig, caches: dict, accumulate: int, device) -> Plan:
     "The plan of this run on this machine: its card if `CARDS` has it, else its memory alone."
     n, own = world_size(), config.batch_size // world_size() // accumulate
     node = int(os.environ.get("LOCAL_WORLD_SIZE", n))
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // node
     card = listed_card(torch.cuda.get_device_name(device), total / 1e9) if device.type == "cuda" else "CPU"
     return Plan(model=model, gpus=n, gpu=card, memory_gb=total / 1e9, parallel=scale.parallel, node=scale.shard or min(node, n), images=own, accumulate=accumulate,
-                image_tokens=cache["latents"].shape[1], text_tokens=int(cache["offsets"].diff().max()), checkpointing=scale.checkpointing, precision=config.precision, ema=config.ema > 0, steps=config.steps)
+                image_tokens=min(h * w for h, w in caches), text_tokens=max(int(c["offsets"].diff().max()) for c in caches.values()), checkpointing=scale.checkpointing, precision=config.precision, ema=config.ema > 0, steps=config.steps)
 
 def check_share(config: TrainConfig, accumulate: int, samples: int):
     "Raise `ConfigError` unless the batch can be cut evenly and the data fills it."
@@ -385,23 +404,22 @@ def pretrain(cache, out, preset_name: str = "toy", scale: ScaleConfig | None = N
              log=print, allow=(), step_fn=pretrain_step, **changes) -> Learner:
     """Train a transformer on a cache of latents and text features, in every process that torchrun started, or in this one.
 
-    `cache`: file or folder of `build_cache`. `out`: folder of the run: `run/` checkpoints (a stopped run goes on from them), `transformer/` the averaged weights as diffusers opens them, `logs/`.
+    `cache`: file or folder of `build_cache`, or shards with features, of one size or many. `out`: folder of the run: `run/` checkpoints (a stopped run goes on from them), `transformer/` the averaged weights as diffusers opens them, `logs/`.
     `accumulate`: forward passes per step and process. `held_out`: last samples of the cache, for validation. `logs`: of `tensorboard`, `wandb`. `changes`: fields of `TrainConfig`; `batch_size` is that of all processes together.
     Raises `ConfigError` before anything is loaded on the device if the plan does not fit; `DataError`, `CheckpointError`, `DivergedError`."""
     scale, out = scale or ScaleConfig(), Path(out)
     with launched(device) as own:
         say = log if rank() == 0 else lambda line: None
-        whole = load_cache(cache_files(cache))
-        kept, unseen = cut_cache(whole, held_out)
-        config, model = train_settings(preset_name, **changes), model_settings(preset_name, whole)
-        check_share(config, accumulate, len(kept["latents"]))
+        kept, unseen = cut_caches(open_caches(cache), held_out)
+        config, model = train_settings(preset_name, **changes), model_settings(preset_name, kept)
+        check_share(config, accumulate, sum(len(c["latents"]) for c in kept.values()))
         say(report(plan := this_plan(model, config, scale, kept, accumulate, own)))
         check_plan(plan)
         writers = open_logs(logs, out, dict(train=config.to_dict(), scale=scale.to_dict(), preset=preset_name, world=world_size()))
         torch.manual_seed(config.seed)
         with own: net = init_weights(LensTransformer2DModel(**model.to_dict()))
         learner = ParallelLearner(net, config, scale)
-        run_loop(learner, Pieces(CachedData(kept, config.batch_size, config.seed), accumulate), out, say, writers=writers, allow=allow, step_fn=step_fn,
+        run_loop(learner, serve(kept, config, model, accumulate), out, say, writers=writers, allow=allow, step_fn=step_fn,
                  validate=SharedValidation(unseen, config) if held_out else None)
         if learner.step < config.steps: say(f"stopped at step {learner.step:,}; the same command goes on from there")
         else: say(f"weights in {export(learner, out / 'transformer').parent}")
@@ -410,9 +428,9 @@ def pretrain(cache, out, preset_name: str = "toy", scale: ScaleConfig | None = N
 
 # %% ../nbs/13_scale.ipynb #97d299ce
 def parser():
-    p = argparse.ArgumentParser(prog="python -m lens_ref.scale", description="Train on a cache of latents and text features; start it under torchrun for several processes.",
+    p = argparse.ArgumentParser(prog="python -m lens_ref.scale", description="Train a transformer on a cache of latents and text features, of one picture size or many; start it under torchrun for several processes.",
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--cache", required=True, help="folder (or file) of .safetensors that build_cache wrote")
+    p.add_argument("--cache", required=True, help="folder of shards that `lens-ref cache` wrote, or of .safetensors files of build_cache")
     p.add_argument("--out", required=True, help="folder of the run; a stopped run goes on from it")
     p.add_argument("--preset", default="toy", help="toy, small or lens")
     p.add_argument("--parallel", default="ddp", help="ddp, fsdp or hsdp")

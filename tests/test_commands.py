@@ -1,0 +1,67 @@
+"""From a folder of pictures to a trained transformer by commands alone, with the faults a user makes on the way."""
+import json
+import random
+
+import pytest
+import torch
+from PIL import Image
+
+from lens_ref import scale as S, train as T
+from lens_ref.cli import main
+from lens_ref.core import ConfigError, data_path, load_tensors
+from lens_ref.dit import preset
+from lens_ref.shards import open_samples
+from lens_ref.wording import dense_caption
+from lens_ref.world import render, sample_scene
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder, rng, lines = tmp_path_factory.mktemp("pictures"), random.Random(4), []
+    for i in range(40):
+        scene = sample_scene(rng)
+        Image.fromarray(render(scene, 64, 64)).save(folder / f"{i}.png")
+        lines.append(json.dumps(dict(file_name=f"{i}.png", text=dense_caption(scene, rng))))
+    (folder / "7.png").write_bytes((folder / "7.png").read_bytes()[:80])                      # cut short
+    (folder / "9.png").write_bytes((folder / "8.png").read_bytes())                           # the same picture twice
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    (folder / "thresholds.json").write_text(json.dumps(dict(area=1024, clarity=0.1, entropy=0.1)))
+    return folder
+
+
+def test_folder_to_shards_to_weights(pictures, tmp_path, capsys):
+    shards, cached = str(tmp_path / "shards"), str(tmp_path / "cached")
+    assert main(["prepare", str(pictures), "--out", shards, "--thresholds", str(pictures / "thresholds.json"), "--per-shard", "16"]) == 0
+    report = {x["path"]: x for x in map(json.loads, (tmp_path / "shards/report.jsonl").read_text().splitlines())}
+    assert len(report) == 40 and not report["7.png"]["kept"] and {report["8.png"]["kept"], report["9.png"]["kept"]} == {True, False}
+    assert all(x["kept"] or x["filter"] for x in report.values())
+    kept = sorted(n for n, x in report.items() if x["kept"])
+    assert sorted(s.source for s in open_samples(shards)) == kept
+    assert main(["cache", shards, "--out", cached, "--model", str(data_path("toy"))]) == 0
+    assert main(["pretrain", "--cache", cached, "--out", str(tmp_path / "run"), "--steps", "3", "--batch-size", "8", "--set", "log_every=1"]) == 0
+    assert "step 3/3" in capsys.readouterr().out and len(load_tensors(tmp_path / "run/transformer/diffusion_pytorch_model.safetensors")[0]) > 100
+
+
+@pytest.mark.parametrize("argv, named", [(["prepare", "nowhere"], "nowhere"), (["prepare", "."], "images"), (["cache", "."], "shards"), (["cache", ".", "--sizes", "9x9"], "height: 9"),
+                                         (["cache", ".", "--sizes", "big"], "'big'"), (["pretrain", "--cache", "nowhere", "--out", "x"], "nowhere"), (["ablate", "captions", "--points", "0"], "points"),
+                                         (["prepare", ".", "--per-shard", "0"], "--per-shard")])
+def test_commands_name_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert named in err and err.count("\n") == 1, err
+
+
+def test_several_sizes_train_and_cost_the_same():
+    "Two sizes: each step draws one, with as many pictures as make it cost the same; a batch cannot be gathered over passes then."
+    g, model = torch.Generator().manual_seed(0), preset("toy", num_layers=1)
+    def cache(h, w, n=40): return dict(latents=torch.randn(n, h * w, 64, generator=g), tokens=torch.randn(n * 3, 3, 160, generator=g).bfloat16(), offsets=torch.arange(n + 1) * 3, grid=torch.tensor([h, w]))
+    caches = {(2, 2): cache(2, 2), (4, 6): cache(4, 6)}
+    config = S.train_settings("toy", 12, 16, validate_every=0, sample_every=0, log_every=1)
+    data = S.serve(caches, config, model, 1)
+    drawn = [data.batch(i)["latents"].shape[:2] for i in range(30)]
+    assert set(drawn) == {(16, 4), (3, 24)} or set(drawn) == {(16, 4), (4, 24)}, set(drawn)
+    learner = S.ParallelLearner(S.LensTransformer2DModel(**model.to_dict()), config, S.ScaleConfig())
+    losses = [s.loss for s in T.train(learner, T.pretrain_step, data, log=str)]
+    assert len(losses) == 12 and all(0 < x < 10 for x in losses)
+    with pytest.raises(ConfigError, match="accumulate=1"): S.serve(caches, config, model, 2)
