@@ -353,6 +353,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lens_ref.endpoint.retry_after': ('endpoint.html#retry_after', 'lens_ref/endpoint.py')},
             'lens_ref.evaluate': { 'lens_ref.evaluate.Prompt': ('evaluate.html#prompt', 'lens_ref/evaluate.py'),
                                    'lens_ref.evaluate.evaluate': ('evaluate.html#evaluate', 'lens_ref/evaluate.py'),
+                                   'lens_ref.evaluate.failures': ('evaluate.html#failures', 'lens_ref/evaluate.py'),
                                    'lens_ref.evaluate.generate': ('evaluate.html#generate', 'lens_ref/evaluate.py'),
                                    'lens_ref.evaluate.make_prompts': ('evaluate.html#make_prompts', 'lens_ref/evaluate.py'),
                                    'lens_ref.evaluate.summarize': ('evaluate.html#summarize', 'lens_ref/evaluate.py'),
