@@ -22,7 +22,7 @@ from test_train import config, same, tiny, tiny_data
 HERE = Path(__file__).resolve()
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE.parent}", "HF_HUB_OFFLINE": "1"}
 WAYS = {"ddp": {}, "fsdp": dict(parallel="fsdp"), "hsdp 2x1": dict(parallel="hsdp", shard=1), "hsdp 1x2": dict(parallel="hsdp", shard=2),
-        "fsdp, recomputed": dict(parallel="fsdp", checkpointing=True), "fsdp, compiled": dict(parallel="fsdp", checkpointing=True, compile=True, backend="aot_eager"),
+        "fsdp, recomputed": dict(parallel="fsdp", checkpointing=True), "fsdp, compiled": dict(parallel="fsdp", checkpointing=True, compile=True, backend="eager"),
         "ddp, recomputed": dict(checkpointing=True)}
 
 
@@ -134,7 +134,7 @@ if __name__ == "__main__":
 
 # ---------------------------------------------------------------------------------------------- equal to one process
 
-def launch(*args, seconds=120, **kw):
+def launch(*args, seconds=240, **kw):
     return subprocess.run(["timeout", "-k", "5", str(seconds), sys.executable, *map(str, args)], env=ENV, text=True, capture_output=True, **kw)
 
 
@@ -163,7 +163,7 @@ def apart(a, b):
     return max((a[k] - b[k]).abs().max().item() for k in a)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [*WAYS, "ddp, accumulated", "fsdp, accumulated"])
 def test_losses_and_weights_equal_one_process(one, two, name):
     got = two.found[name]
@@ -276,7 +276,7 @@ def test_data_that_stood_elsewhere_in_each_process_needs_as_many(tmp_path):
 
 # ---------------------------------------------------------------------------------------------- launches
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_kill_9_of_one_process_and_torchrun_starts_both_again(two, tmp_path):
     done = launch("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1, "--monitor-interval", "0.2", HERE, "killed", tmp_path)
     assert done.returncode == 0 and (tmp_path / "was killed").exists(), done.stderr[-4000:]
@@ -294,7 +294,7 @@ def toy_cache(path, n=16, channels=64, layers=3):
     return path
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_sigterm_to_the_launcher_stops_with_a_checkpoint_and_the_run_goes_on(tmp_path):
     cache, out = toy_cache(tmp_path / "cache.safetensors"), tmp_path / "run"
     options = ["--cache", cache, "--out", out, "--parallel", "fsdp", "--batch-size", 4, "--device", "cpu", "--set", "warmup=2", "log_every=1", "checkpoint_every=0"]
