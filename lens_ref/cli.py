@@ -162,7 +162,7 @@ def cmd_info(a):
     from lens_ref.released import DEFAULTS
     config = preset(a.preset)
     info = dict(preset=a.preset, parameters=count_params(config), flops=count_flops(config, a.tokens, a.text_tokens),
-                tflop_per_image={k: round(image_flops(config, a.tokens, a.text_tokens, d["num_inference_steps"], d["guidance_scale"]) / 1e12, 1) for k, d in DEFAULTS.items()})
+                tflop_per_image={k: float(f"{image_flops(config, a.tokens, a.text_tokens, d['num_inference_steps'], d['guidance_scale']) / 1e12:.3g}") for k, d in DEFAULTS.items()})
     if a.preset == "lens":
         gb = memory_table(config) | {"a step with guidance, 1024 x 1024": step_memory(config), "decoding 1024 x 1024": decode_memory(), "decoding in tiles of 512": decode_memory(tile=512)}
         info["memory_gb"] = {k: round(v, 1) for k, v in gb.items()}
