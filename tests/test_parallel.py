@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from lens_ref.core import ConfigError, DataError
-from lens_ref.lineage import LineageConfig, build
+from lens_ref.lineage import LineageConfig, ToyWorld, build
 from lens_ref.parallel import together
 from lens_ref.runs import read_checkpoint
 
@@ -69,11 +69,9 @@ def test_a_signal_to_one_stops_both(alone, tmp_path):
     assert not subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout
 
 
-class Broken:
+class Broken(ToyWorld):
     "A source whose captions cannot be read: the second process meets that while the first trains the autoencoder."
-    def images(self, seed, step, n=16): return torch.zeros(n, 3, 64, 64)
     def captions(self, n, seed): raise DataError("metadata.jsonl:7: the caption `text` is empty")
-    def held_out(self, n, seed): return [(torch.zeros(64, 64, 3).byte().numpy(), "a", None)] * 4
 
 
 def test_an_error_in_the_second_process_reaches_the_first(tmp_path):
