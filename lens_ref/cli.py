@@ -199,7 +199,7 @@ def bench_generation(a):
     name = torch.cuda.get_device_name() if a.device.startswith("cuda") else "CPU"
     for steps, guidance in ((20, 5.0), (4, 1.0)):
         with kernels(): times = time_generation(pipe, a.height, a.width, steps, guidance, repeats=a.repeats, prompt="a red fox in the snow" if a.encoder else None)
-        setting = dict(device=name, preset=a.preset, size=f"{a.height}x{a.width}", steps=steps, guidance=guidance, dtype=str(dtype), **{k: bool(getattr(a, k)) for k in ("compile", "encoder", "float8")}, attention=a.attention or "torch's choice")
+        setting = dict(device=name, preset=a.preset, size=f"{a.height}x{a.width}", num_inference_steps=steps, guidance=guidance, dtype=str(dtype), **{k: bool(getattr(a, k)) for k in ("compile", "encoder", "float8")}, attention=a.attention or "torch's choice")
         print(json.dumps(setting | {k: round(v, 4) for k, v in times.items()}))
 
 
