@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from .core import DataError
 from .world import (BOARD, COLORS, SETTINGS, SIZES, SPRITES, Sign, Thing, background, board_box, draw_board, draw_sign, extent,
@@ -20,29 +19,34 @@ from .world import (BOARD, COLORS, SETTINGS, SIZES, SPRITES, Sign, Thing, backgr
 
 # %% ../nbs/00c_checker.ipynb #a9a8c56e
 PALETTE = torch.tensor(list(COLORS.values())) / 255                 # [8, 3]
+_POWERS = torch.stack([(PALETTE ** 2).sum(1), PALETTE.sum(1), torch.ones(len(PALETTE))], 1)             # [8, 3]
 
 
 @functools.cache
-def bank(pixels, kinds):
-    "Kernels of all `kinds` at one size: per-channel [K, 2, n, n], shared [K, 4, n, n], and those of the term without the picture [3K, 1, n, n]."
+def bank(pixels, kinds, height, width):
+    """The correlations of all `kinds` at one size, as conjugate spectra [..., height, width/2+1]: those with one colour channel [2, K], with all [4, K],
+    and of the term without the picture [K, 3]; then the sums of the latter's kernels [K, 3]."""
     a, b, alpha = (torch.from_numpy(np.stack(p)) for p in zip(*(sprite(k, pixels) for k in kinds)))
-    per_channel = torch.stack([2 * a, 2 * alpha * a], 1)
-    shared = torch.stack([2 * b, 2 * alpha * b, -2 * alpha, -alpha ** 2], 1)
-    return per_channel, shared, torch.stack([a * a, 2 * a * b, 3 * b * b], 1).flatten(0, 1)[:, None]
+    spectra = lambda *kernels, dim: torch.fft.rfft2(torch.stack(kernels, dim), s=(height, width)).conj()
+    alone = a * a, 2 * a * b, 3 * b * b
+    return spectra(2 * a, 2 * alpha * a, dim=0), spectra(2 * b, 2 * alpha * b, -2 * alpha, -alpha ** 2, dim=0), spectra(*alone, dim=1), torch.stack(alone, 1).sum((2, 3))
 
 
 def gain_map(image, recon, pixels, kinds, ground=None, seen=None):
     """Error removed by each (colour, kind, top, left): image, recon [B, 3, H, W] in [0, 1] -> [B, 8, K, H-n+1, W-n+1].
 
     With ground [B, 3, H, W] and seen [B, 1, H, W] in [0, 1]: for objects behind all that was drawn, where `seen` of the ground still shows."""
-    per_channel, shared, alone = bank(pixels, kinds)
-    n, under, m = len(image), recon if ground is None else ground, torch.ones_like(image[:, :1]) if seen is None else seen
+    size = image.shape[-2:]
+    channel, shared, alone, total = bank(pixels, kinds, *size)
+    back = lambda spectrum: torch.fft.irfft2(spectrum, s=size)[..., :size[0] - pixels + 1, :size[1] - pixels + 1]      # where the sprite lies within the picture
+    under, m = recon if ground is None else ground, 1 if seen is None else seen
     d, u = (image - recon) * m, under * m ** 2
-    by_channel = F.conv2d(torch.stack([d, u], 2).flatten(0, 1), per_channel).unflatten(0, (n, 3))       # [B, 3, K, h, w]
-    rest = F.conv2d(torch.stack([d.sum(1), u.sum(1), (d * under).sum(1), (u * under).sum(1)], 1), shared)
-    powers = torch.stack([(PALETTE ** 2).sum(1), PALETTE.sum(1), torch.ones(len(PALETTE))], 1)          # [8, 3]
-    const = torch.einsum("cp,bkpyx->bckyx", powers, F.conv2d(m ** 2, alone).unflatten(1, (-1, 3)))
-    return torch.einsum("cr,brkyx->bckyx", PALETTE, by_channel) + rest[:, None] - const
+    du = torch.fft.rfft2(torch.stack([d, u]))                                                           # [2, B, 3, H, W/2+1]
+    rest = torch.cat([du.sum(2), torch.fft.rfft2(torch.stack([(d * under).sum(1), (u * under).sum(1)]))])
+    terms = torch.cat([torch.einsum("jbryx,jkyx->brkyx", du, channel), torch.einsum("jbyx,jkyx->bkyx", rest, shared)[:, None]], 1)
+    gain = torch.einsum("cr,brkyx->bckyx", torch.cat([PALETTE, torch.ones(len(PALETTE), 1)], 1), back(terms))
+    if seen is None: return gain.sub_((_POWERS @ total.T)[..., None, None])
+    return gain.sub_(torch.einsum("cp,bkpyx->bckyx", _POWERS, back(torch.fft.rfft2(m ** 2)[:, None] * alone)))
 
 # %% ../nbs/00c_checker.ipynb #689077f0
 @dataclass(frozen=True)
@@ -128,10 +132,10 @@ def _place(recon, ground, seen, behind, size, pixels, kinds, c, k, y, x):
 
 class Checker:
     """Reads images of the toy world. `min_fit`: smallest share of an object's visible pixels it must explain; `min_seen`: of an object behind others, the
-    smallest share that must be visible; `most`: objects per image.
+    smallest share that must be visible; `most`: objects per image; `batch`: images read side by side (their gain maps should fit the processor's cache).
 
     `checker.read(images)`: images [B, 3, H, W] float in [-1, 1], or a list of [H, W, 3] uint8 arrays of one size -> list of Reading."""
-    def __init__(self, min_fit=.4, min_gain=3.0, min_seen=.2, most=5, batch=32):
+    def __init__(self, min_fit=.4, min_gain=3.0, min_seen=.2, most=5, batch=4):
         self.min_fit, self.min_gain, self.min_seen, self.most, self.batch = min_fit, min_gain, min_seen, most, batch
 
     def read(self, images):

@@ -218,7 +218,7 @@ def _framed(scene, lang):
     out += [_in_front(a, b, lang) for a, r, b in _pairs(scene) if r == "overlapping"]
     if scene.sign:
         p = _pick(PLACES, (scene.sign.place, "center"), lang)
-        out.append(sign.format(p=p, w=scene.sign.word, c=_pick(ADJECTIVES, scene.sign.color, lang).split()[0]))
+        out.append(sign.format(p=p, w=scene.sign.word, c=_pick(ADJECTIVES, scene.sign.color, lang).split()[lang == "fr"]))      # French: de couleur verte
     if len(scene.things) > 1: out.append(count.format(n=NUMBERS[lang][len(scene.things)]))
     return _contract(("" if lang in ("zh", "ja") else " ").join(s[0].upper() + s[1:] for s in out), lang)
 

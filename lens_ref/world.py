@@ -229,7 +229,7 @@ def _details(draw, setting, w, h):
         for x, y in ((.1, .12), (.16, .1), (.22, .13), (.72, .2), (.8, .17), (.87, .2)): dot(x, y, .05, (250, 250, 250))
     elif setting == "beach": box(0, .47, 1, .57, (140, 190, 204))
     elif setting == "snow":
-        for i in range(16): dot((i * 29 % 63) / 64, (i * 17 % 37) / 64, .012, (252, 253, 255))
+        for i in range(20): dot((.2 + i * .7549) % 1, .58 * ((.05 + i * .5698) % 1), .013, (252, 253, 255))   # steps of the plastic number: spread, in no line
     elif setting == "sea":
         for x, y, r in ((.1, .2, .03), (.14, .1, .02), (.88, .35, .03), (.84, .22, .02), (.5, .06, .02)): dot(x, y, r, (206, 230, 232))
     elif setting == "room":
