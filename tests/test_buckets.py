@@ -117,7 +117,7 @@ def test_draws_are_a_function_of_seed_step_and_rank():
     assert max(abs(s - (weights**2).sum() / weights.sum()**2) for s in same) < .01               # neighbours know nothing of each other
 
 
-def a_cache(n, grid, seed=0, width=160, channels=64):
+def a_cache(n, grid, seed=0, width=160, channels=32):
     g = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, 9, (n,), generator=g)
     return dict(latents=torch.randn(n, grid[0] * grid[1], channels, generator=g).half(), tokens=torch.randn(int(lengths.sum()), 3, width, generator=g).bfloat16(),

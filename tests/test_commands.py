@@ -55,7 +55,7 @@ def test_commands_name_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
 def test_several_sizes_train_and_cost_the_same():
     "Two sizes: each step draws one, with as many pictures as make it cost the same; a batch cannot be gathered over passes then."
     g, model = torch.Generator().manual_seed(0), preset("toy", num_layers=1)
-    def cache(h, w, n=40): return dict(latents=torch.randn(n, h * w, 64, generator=g), tokens=torch.randn(n * 3, 3, 160, generator=g).bfloat16(), offsets=torch.arange(n + 1) * 3, grid=torch.tensor([h, w]))
+    def cache(h, w, n=40): return dict(latents=torch.randn(n, h * w, 32, generator=g), tokens=torch.randn(n * 3, 3, 160, generator=g).bfloat16(), offsets=torch.arange(n + 1) * 3, grid=torch.tensor([h, w]))
     caches = {(2, 2): cache(2, 2), (4, 6): cache(4, 6)}
     config = S.train_settings("toy", 12, 17, validate_every=0, sample_every=0, log_every=1)
     data = S.serve(caches, config, model, 1)

@@ -303,7 +303,7 @@ def test_features_join_the_samples_and_survive_a_kill(shards, tmp_path):
     write = functools.partial(cache_shards, shards, vae=e.vae, encoder=e, kind="brief", per_shard=4)
     write(tmp_path / "a", log=quiet)
     got = list(open_samples(tmp_path / "a"))
-    assert len(got) == 29 and all(s.features["latents"].shape == (2, 64) and len(s.features["tokens"]) == len(s.caption("brief")) for s in got)
+    assert len(got) == 29 and all(s.features["latents"].shape == (2, 32) and len(s.features["tokens"]) == len(s.caption("brief")) for s in got)
     dropped = [d for p in (tmp_path / "a").glob("shard-*.json") for d in json.loads(p.read_text())["dropped"]]
     assert [(d["path"], d["stage"]) for d in dropped] == [("shard-00002.tar:00000014", "read")]
     class Dies(Encoders):
