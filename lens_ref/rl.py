@@ -26,7 +26,7 @@ from .rollouts import HeldOut, Policy, RLConfig, Rollouts, add_lora, merged, str
 from .runs import Progress, StopSignal, command_line, curve, duration, git_commit
 from .train import Learner, TrainConfig, train
 
-# %% ../nbs/09d_rl.ipynb #c0c09d99
+# %% ../nbs/09d_rl.ipynb #bff27588
 class RLStep:
     "The step of an RL run, for `train`: `step(model, batch, config, generator) -> (loss, extras)`. Nothing is random that the batch does not name."
     def __init__(self, policy: Policy, config: RLConfig): self.policy, self.config = policy, config
@@ -44,19 +44,21 @@ class RLStep:
         "DiffusionNFT on rollouts noised anew."
         c, x0, t = self.config, batch["latents"], batch["t"]
         x_t = interpolate(x0, draw_noise(x0.shape, [stream(*k) for k in batch["keys"]], x0.device), t)
+        v_ref = self.reference(field, x_t, t) if c.kl else None
         if not self.policy.fresh:
             with torch.no_grad(), self.policy.as_old(): v_old = field(x_t, t)
         v = field(x_t, t)
         if self.policy.fresh: v_old = v.detach()
-        kl = kl_to(v, self.reference(field, x_t, t)) if c.kl else torch.zeros(len(t))
+        kl = kl_to(v, v_ref) if c.kl else torch.zeros_like(t)
         return nft_loss(v, v_old, x_t, x0, t, batch["r"], c.beta, c.adaptive, c.clip) + c.kl * kl, dict(moved=kl_to(v.detach(), v_old).mean(), kl=kl.detach().mean())
 
     def grpo(self, field, batch: dict) -> tuple[Tensor, dict]:
         "Flow-GRPO on steps of the rollout's path."
         c, x, t, t_next = self.config, batch["latents"], batch["t"], batch["t_next"]
+        v_ref = self.reference(field, x, t) if c.kl else None
         mean, std = sde_mean_std(field(x, t), x, t, t_next, c.noise)
         log_p = log_prob(batch["next"], mean, std)
-        kl = sde_kl(mean, sde_mean_std(self.reference(field, x, t), x, t, t_next, c.noise)[0], noise_rate(t, t_next, c.noise)) if c.kl else torch.zeros(len(t))
+        kl = sde_kl(mean, sde_mean_std(v_ref, x, t, t_next, c.noise)[0], noise_rate(t, t_next, c.noise)) if c.kl else torch.zeros_like(t)
         moved = (log_p.detach() - batch["log_p"]).abs().mean()
         return grpo_loss(log_p, batch["log_p"], batch["advantage"], c.ratio_clip) + c.kl * kl, dict(moved=moved, kl=kl.detach().mean())
 

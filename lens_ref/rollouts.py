@@ -23,7 +23,7 @@ from .pipeline import RATIOS, check_size, draw_noise, size_for, velocity_field
 from .runs import batch_indices, check_same
 from .train import TrainConfig, put, trainable
 
-# %% ../nbs/09c_rollouts.ipynb #f9886d3d
+# %% ../nbs/09c_rollouts.ipynb #3be9ba21
 @dataclass
 class RLConfig(Config):
     """Numbers of an RL run. Defaults fit the toy. Comments name the paper's value: [stated] there, or [inferred] from DiffusionNFT's code; the rest is our choice."""
@@ -90,7 +90,7 @@ class RLConfig(Config):
     def preset(cls, name: str, **changes):
         "`toy` or `lens` (the paper's numbers), with `changes`; `algorithm='grpo'` brings GRPO's own. Raises `ConfigError` for another name."
         if name not in PRESETS: raise ConfigError(f"RLConfig has no preset {name!r}: choose from {', '.join(PRESETS)}")
-        return cls(**{**PRESETS[name], **(GRPO if changes.get("algorithm") == "grpo" else {}), **changes})
+        return cls.from_dict({**PRESETS[name], **(GRPO if changes.get("algorithm") == "grpo" else {}), **changes})
 
 GRPO = dict(mix=0, kl=0.04)
 PRESETS = {"toy": dict(),
@@ -121,7 +121,7 @@ def merged(model):
         model.set_submodule(name, layer.get_base_layer())
     return model.requires_grad_(True)
 
-# %% ../nbs/09c_rollouts.ipynb #b6804fa7
+# %% ../nbs/09c_rollouts.ipynb #4ea6116e
 def local(x: Tensor) -> Tensor:
     "This process's part of a weight that may be split."
     return x.to_local() if hasattr(x, "to_local") else x
@@ -155,7 +155,6 @@ class Policy:
     def __init__(self, model):
         self.model, self.old = model, snapshot(model)
         self.first = None if adapters(model) else snapshot(model)
-
         self.fresh = False               # is the old policy the trained one, to the last bit?
 
     def base_print(self) -> float:

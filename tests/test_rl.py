@@ -347,7 +347,7 @@ def test_fooled_judge_stops_the_run_and_is_saved(tmp_path):
     def judge(images, prompts):
         if prompts[0] not in HELD: return bright(images, prompts)
         n.judge += 1
-        return [Verdict({str(i): int(i < 50 + n.judge) for i in range(100)})] * len(images)
+        return [Verdict({str(i): int(i < 48 + 3 * n.judge) for i in range(100)})] * len(images)
     def checker(images, prompts):
         n.checker += 1
         return [Verdict({str(i): int(i < 90 - 10 * n.checker) for i in range(100)})] * len(images)
@@ -372,7 +372,7 @@ def test_minutes_end_the_run_in_order(tmp_path):
 def rounds_of(folder, changes, idle):
     run = new(config(steps=2, weight_decay=0., **changes), one_sided if idle else bright, held_out=HELD + [Prompt("A tree")])
     drain(run, folder)
-    return run.rollouts.rounds, run.rollouts.held_out.scores, {n: p.detach().clone() for n, p in trainable(run.learner.model)}
+    return run.rollouts.rounds, run.rollouts.held_out.scores, torch.cat([(p.detach() - run.rollouts.policy.first[n]).flatten() for n, p in trainable(run.learner.model)])
 
 
 def one_sided(images, prompts):
@@ -386,7 +386,7 @@ def test_two_processes_do_what_one_does(changes, idle, tmp_path):
     one, two = (together(n, rounds_of, tmp_path / str(n), changes, idle) for n in (1, 2))
     for a, b in ((x, y) for i in (0, 1) for x, y in zip(one[i], two[i])):
         assert a.keys() == b.keys() and all(b[k] == pytest.approx(a[k], rel=1e-3, abs=1e-3) for k in ("reward", "unjudged")) and a["categories"].keys() == b["categories"].keys()
-    for n in one[2]: torch.testing.assert_close(one[2][n], two[2][n], atol=1e-4, rtol=1e-3)
+    assert (one[2] - two[2]).norm() < .05 * one[2].norm()                                    # Adam makes much of the last bit of a gradient near 0
 
 
 # ---------------------------------------------------------------------------------------------- the command
