@@ -57,7 +57,7 @@ class DiTConfig(Config):
         self.need(layers and all(isinstance(i, int) and i >= 0 for i in layers), "selected_layer_index", "needs layer numbers, counted from 0")
 
 PRESETS = {
-    "toy": dict(in_channels=64, out_channels=16, num_layers=5, attention_head_dim=32, num_attention_heads=4, inner_dim=128,
+    "toy": dict(in_channels=32, out_channels=8, num_layers=5, attention_head_dim=32, num_attention_heads=4, inner_dim=128,
                 enc_hidden_dim=160, axes_dims_rope=(8, 12, 12), selected_layer_index=(1, 3, 5)),
     "small": dict(num_layers=16, num_attention_heads=12, inner_dim=768),
     "lens": {}}

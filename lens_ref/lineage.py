@@ -40,11 +40,11 @@ PARTS = 8   # files of the cache: each can be made by another process, and a sto
 @dataclass
 class LineageConfig(Config):
     "Sizes of the toy lineage; `steps` is what separates half an hour from an hour and a half."
-    vae_steps: int = 3200        # of 16 scenes each
+    vae_steps: int = 6000        # of 8 scenes each
     texts: int = 20_000          # scenes whose captions the tokenizer and language model read
     text_steps: int = 1500
-    samples: int = 24_000        # scenes in the cache
-    steps: int = 7000
+    samples: int = 40_000        # scenes in the cache
+    steps: int = 6600
     batch_size: int = 48         # after equal time the loss is lower than with 96
     lr: float = 1.5e-3
     seed: int = 0
@@ -67,7 +67,7 @@ class ToyWorld:
     name = "toy world"
     def check(self, config): pass
 
-    def images(self, seed, step, n=16):
+    def images(self, seed, step, n=8):
         "Pictures [n, 3, 64, 64] in [-1, 1] for the autoencoder; they depend on seed and step only."
         rng = random.Random(f"{seed} {step}")
         return as_tensor([render(sample_scene(rng)) for _ in range(n)])
@@ -105,7 +105,7 @@ class ImageFolder:
         n = len(self.rows) - self.n_held_out
         if n < config.batch_size: raise DataError(f"{self.name}: {n} pictures to train on are fewer than batch_size={config.batch_size}; add pictures or lower it (--config)")
 
-    def images(self, seed, step, n=16):
+    def images(self, seed, step, n=8):
         rng = random.Random(f"{seed} {step}")
         x = as_tensor([rng.choice(self.rows)[0] for _ in range(n)])
         return x.flip(3) if rng.random() < .5 else x

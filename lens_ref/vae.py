@@ -52,7 +52,7 @@ class ToyVAE(ModelMixin, ConfigMixin):
 
     x [B, 3, H, W] in [-1, 1]; z [B, latent_channels, H/8, W/8]. Architecture: our choice."""
     @register_to_config
-    def __init__(self, latent_channels: int = 16, width: int = 32, batch_norm_eps: float = 1e-4):
+    def __init__(self, latent_channels: int = 8, width: int = 32, batch_norm_eps: float = 1e-4):
         super().__init__()
         self.encoder, self.decoder = make_encoder(width, latent_channels), make_decoder(width, latent_channels)
         self.bn = nn.BatchNorm2d(4 * latent_channels, eps=batch_norm_eps, affine=False)
@@ -108,7 +108,7 @@ def vae_loss(vae, x, kl_weight=5e-3):
     "Training loss and PSNR (dB, images in [-1, 1]) on x [B, 3, H, W]. Our choice."
     dist = vae.encode(x).latent_dist
     y = vae.decode(dist.sample()).sample
-    recon = F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x)))
+    recon = F.l1_loss(y, x) + 8 * F.mse_loss(y, x) + sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x)))
     kl = .5 * (dist.mean ** 2 + dist.var - 1 - dist.logvar).mean()
     return recon + kl_weight * kl, 10 * torch.log10(4 / F.mse_loss(y.detach(), x))
 
@@ -125,7 +125,7 @@ def train_vae(batch, vae, steps, lr=2e-3, callback=None, folder=None, every=200)
 
     With a `folder` the state is saved there `every` so many steps, and a stopped run goes on from it exactly."""
     vae.train().to(memory_format=torch.channels_last)
-    opt = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(.9, .99), weight_decay=1e-3)
+    opt = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(.9, .99), weight_decay=1e-3, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: min((i + 1) / 50, .5 + .5 * torch.cos(torch.tensor(i / steps * torch.pi)).item()))
     parts, settings = dict(vae=vae, optimizer=opt, rate=rate), dict(steps=steps, lr=lr)
     for step in range(restore(folder, parts, settings), steps):

@@ -52,7 +52,7 @@ def test_shapes_are_the_released_ones():
 def test_masked_text_changes_nothing():
     torch.manual_seed(0)
     model = LensTransformer2DModel(**preset("toy", num_layers=2).to_dict()).eval()
-    text, x, t = [torch.randn(1, 9, 160) for _ in range(3)], torch.randn(1, 16, 64), torch.rand(1)
+    text, x, t = [torch.randn(1, 9, 160) for _ in range(3)], torch.randn(1, 16, 32), torch.rand(1)
     mask = torch.arange(9)[None] < 4
     other = [torch.where(mask[..., None], a, torch.randn_like(a)) for a in text]
     a, b = (model(x, s, mask, t, (4, 4)) for s in (text, other))
@@ -76,14 +76,14 @@ def test_impossible_configs_name_the_field(wrong, field):
 def test_wrong_inputs_are_named():
     model = LensTransformer2DModel(**preset("toy", num_layers=1).to_dict())
     text, t = [torch.zeros(1, 3, 160)] * 3, torch.zeros(1)
-    for args, said in [((torch.zeros(1, 15, 64), text, None, t, (4, 4)), "grid"), ((torch.zeros(1, 16, 64), text[:2], None, t, (4, 4)), "text has 2"),
-                       ((torch.zeros(1, 16, 64), text, None, torch.zeros(2), (4, 4)), "t has shape")]:
+    for args, said in [((torch.zeros(1, 15, 32), text, None, t, (4, 4)), "grid"), ((torch.zeros(1, 16, 32), text[:2], None, t, (4, 4)), "text has 2"),
+                       ((torch.zeros(1, 16, 32), text, None, torch.zeros(2), (4, 4)), "t has shape")]:
         with pytest.raises(DataError, match=said): model(*args)
 
 
 def small_inputs(b=2, s=5):
     text = [torch.randn(b, s, 160) for _ in range(3)]
-    return torch.randn(b, 16, 64), text, torch.arange(s)[None] < torch.tensor([[s]] * (b - 1) + [[0]]), torch.rand(b), (4, 4)
+    return torch.randn(b, 16, 32), text, torch.arange(s)[None] < torch.tensor([[s]] * (b - 1) + [[0]]), torch.rand(b), (4, 4)
 
 
 def test_a_batch_without_any_text_is_finite_with_gradients():
@@ -146,7 +146,7 @@ def mixed():
     g = torch.Generator().manual_seed(0)
     model = LensTransformer2DModel(**preset("toy", num_layers=3).to_dict())
     for p in model.parameters(): p.data = .08 * torch.randn(p.shape, generator=g)
-    x0, noise = (torch.randn(4, 24, 64, generator=g) for _ in range(2))
+    x0, noise = (torch.randn(4, 24, 32, generator=g) for _ in range(2))
     text, mask = [torch.randn(4, 7, 160, generator=g) for _ in range(3)], torch.arange(7)[None] < torch.tensor([[7], [4], [0], [5]])
     t = sample_timesteps(4, torch.tensor([training_mu(h * w) for h, w in GRIDS]), g)
     return model, x0, noise, text, mask, t

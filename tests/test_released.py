@@ -172,7 +172,7 @@ def test_float8_weights():
     pytest.importorskip("torchao")
     torch.manual_seed(0)
     dit = LensTransformer2DModel(**preset("toy", num_layers=2, num_attention_heads=3, inner_dim=96).to_dict()).bfloat16().eval()
-    x, text, t = torch.randn(1, 16, 64).bfloat16(), [torch.randn(1, 5, 160).bfloat16()] * 3, torch.tensor([.5])
+    x, text, t = torch.randn(1, 16, 32).bfloat16(), [torch.randn(1, 5, 160).bfloat16()] * 3, torch.tensor([.5])
     with torch.no_grad(): before, after = dit(x, text, None, t, (4, 4)), to_float8(dit)(x, text, None, t, (4, 4))
     assert 0 < (before - after).norm() < .1 * before.norm()
 

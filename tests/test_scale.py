@@ -285,7 +285,7 @@ def test_kill_9_of_one_process_and_torchrun_starts_both_again(two, tmp_path):
     assert not list((tmp_path / "run").glob(".*"))
 
 
-def toy_cache(path, n=16, channels=64, layers=3):
+def toy_cache(path, n=16, channels=32, layers=3):
     g = torch.Generator().manual_seed(0)
     lengths = torch.randint(2, 6, (n,), generator=g)
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
