@@ -805,6 +805,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'lens_ref.runs.Meter.tick': ('runs.html#meter.tick', 'lens_ref/runs.py'),
                                'lens_ref.runs.Progress': ('runs.html#progress', 'lens_ref/runs.py'),
                                'lens_ref.runs.Progress.__init__': ('runs.html#progress.__init__', 'lens_ref/runs.py'),
+                               'lens_ref.runs.Progress.figure': ('runs.html#progress.figure', 'lens_ref/runs.py'),
                                'lens_ref.runs.Progress.finish': ('runs.html#progress.finish', 'lens_ref/runs.py'),
                                'lens_ref.runs.Progress.show_live': ('runs.html#progress.show_live', 'lens_ref/runs.py'),
                                'lens_ref.runs.Progress.update': ('runs.html#progress.update', 'lens_ref/runs.py'),

@@ -128,7 +128,7 @@ def round_line(run: RLRun, state) -> str:
     return (f"rl  round {r['step']}/{run.config.steps}  reward {r['reward']:.3f}  spread {r['spread']:.2f}  groups that teach nothing {r['useless']:.0%}" + (f"  not judged {r['unjudged']:.0%}" if r["unjudged"] else "")
             + "".join(f"  {k} {v:.1e}" for k, v in state.metrics.items()) + f"  grad {state.grad_norm:.2f}{held}  ETA {duration(state.eta)}")
 
-# %% ../nbs/09d_rl.ipynb #ce0fdb62
+# %% ../nbs/09d_rl.ipynb #bd650c47
 def plot_rl(rounds: list, scores: list, history: list):
     "Figure of a run: reward in all, by criterion and by category; groups that teach nothing and diversity; how far the policy moves. Arguments: `Rollouts.rounds`, `HeldOut.scores`, `Learner.history`."
     import matplotlib.pyplot as plt
@@ -148,7 +148,7 @@ def plot_rl(rounds: list, scores: list, history: list):
     return fig
 
 class RLProgress(Progress):
-    "The live view of an RL run: `update(state)` after each step, `finish()` at the end."
+    "The live view of an RL run, with the curves of `plot_rl`: `update(state)` after each step, `finish()` at the end."
     def __init__(self, run: RLRun, **kwargs):
         super().__init__(run.learner, **kwargs)
         self.run = run
