@@ -30,7 +30,7 @@ def _need(ok, message):
     if not ok: raise DataError(message)
 
 def _known(field, value, choices):
-    _need(value in choices, f"{field}: {value!r} is unknown; {nearest(str(value), choices)}")
+    _need(isinstance(value, str) and value in choices, f"{field}: {value!r} is unknown; {nearest(str(value), choices)}")
 
 def _check_rubric(rubric):
     _need(isinstance(rubric, dict) and 1 <= len(rubric) <= MOST, f"rubric: must be an object of 1 to {MOST} criteria, {{\"name\": \"explanation\"}}")
@@ -57,8 +57,8 @@ class RLPrompt:
         for k in ("id", "subcategory", "item", "text"): _need(isinstance(v := getattr(self, k), str) and v.strip(), f"{k}: {v!r}; must be text that is not empty")
         _known("category", self.category, CATEGORIES)
         object.__setattr__(self, "dimensions", tuple(self.dimensions) if isinstance(self.dimensions, (list, tuple)) else ())
-        _need(1 <= len(set(self.dimensions)) == len(self.dimensions) <= 4, f"dimensions: must be a list of 1 to 4 different ones of {', '.join(DIMENSIONS)}")
         for d in self.dimensions: _known("dimensions", d, DIMENSIONS)
+        _need(1 <= len(set(self.dimensions)) == len(self.dimensions) <= 4, f"dimensions: must be a list of 1 to 4 different ones of {', '.join(DIMENSIONS)}")
         _check_rubric(self.rubric)
         if self.skill is not None: _known("skill", self.skill, SKILLS)
 
@@ -111,7 +111,7 @@ def _prompt(line: str) -> RLPrompt:
 # %% ../nbs/08c_rlprompts.ipynb #66e7c921
 def check_prompts(path) -> tuple[list, list]:
     "`(prompts, faults)`: every prompt of a file that is sound, and a line `file:line: what is wrong; what to do` for each that is not."
-    try: lines = Path(path).read_text("utf8").splitlines()
+    try: lines = Path(path).read_text("utf-8-sig").split("\n")        # not splitlines, which also cuts at line separators within a text
     except (OSError, UnicodeDecodeError) as e: raise DataError(f"{path}: cannot be read as text ({e}); check the path, or make one with lens-ref rl-prompts") from e
     prompts, faults, seen = [], [], {}
     for n, line in enumerate(lines, 1):
