@@ -279,10 +279,14 @@ class Progress:
         if self.mode == "lines": return self.log(line)
         self.show_live(line)
 
+    def figure(self):
+        "What is drawn beneath the line; a stage may draw something else."
+        return plot_run(self.learner)
+
     def show_live(self, line: str):
         from IPython.display import HTML, display
         done, total = self.learner.step, self.learner.config.steps
-        parts = [HTML(f"<progress value={done} max={total} style='width:30%'></progress> {line}"), plot_run(self.learner)]
+        parts = [HTML(f"<progress value={done} max={total} style='width:30%'></progress> {line}"), self.figure()]
         if self.handles is None: self.handles = [display(p, display_id=True) for p in parts]
         else:
             for h, p in zip(self.handles, parts): h.update(p)
@@ -291,7 +295,7 @@ class Progress:
         if self.learner.stopped: self.log(f"stopped by {signal.Signals(self.learner.stopped).name} at step {self.learner.step:,} of {self.learner.config.steps:,}")
         if self.mode == "quiet" and self.learner.history:
             from IPython.display import display
-            display(plot_run(self.learner))
+            display(self.figure())
 
 # %% ../nbs/06b_runs.ipynb #3a7442ce
 def git_commit() -> str | None:

@@ -1,0 +1,412 @@
+"""Reinforcement learning: exact resume, groups that teach nothing, pictures without a verdict, fooled judges, several processes, the command."""
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lens_ref import nft as N, rl as R, rollouts as O
+from lens_ref.cli import main
+from lens_ref.core import ConfigError, DataError, data_path
+from lens_ref.dit import LensTransformer2DModel, init_weights, preset
+from lens_ref.parallel import together
+from lens_ref.pipeline import LensPipeline
+from lens_ref.rewards import Verdict, toy_prompts
+from lens_ref.runs import checkpoints, read_checkpoint
+from lens_ref.train import run_state, trainable
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = {}
+
+
+@dataclass
+class Prompt:
+    text: str
+    category: str = "animal"
+    skill: str = "single"
+
+
+PROMPTS = [Prompt(f"{n} cat") for n in ("A red", "A blue", "A large", "A small", "A green", "A pink")]
+HELD = [Prompt("A dog", "plant"), Prompt("A cow")]
+
+
+def pipe(seed=0, layers=1):
+    "The toy's autoencoder and text encoder around a small transformer with random weights."
+    if not PARTS: PARTS["toy"] = LensPipeline.from_pretrained(data_path("toy"))
+    torch.manual_seed(seed)
+    model = init_weights(LensTransformer2DModel(**preset("toy", num_layers=layers, inner_dim=32, num_attention_heads=1).to_dict()))
+    for p in model.parameters(): p.data += .02 * torch.randn_like(p)                        # the last layer starts at zero: nothing would depend on the prompt
+    return LensPipeline(model, PARTS["toy"].vae, PARTS["toy"].text_encoder)
+
+
+def bright(images, prompts):
+    "Graded brightness: rewards differ between any two pictures."
+    return [Verdict({f"Light ({i})": int(m > i / 500 - 1) for i in range(1000)}) for m in images.clamp(-1, 1).mean((1, 2, 3))]
+
+
+def config(**changes):
+    return O.RLConfig.preset("toy", **{**dict(steps=4, prompts=2, images=3, levels=2, rollout_steps=4, eval_steps=3, evaluate_every=2, checkpoint_every=1, batch=4, lr=1e-3, alarm="off"), **changes})
+
+
+def new(c, judge=bright, **kw):
+    return R.new_run(kw.pop("pipe", None) or pipe(), kw.pop("prompts", PROMPTS), judge, c, kw.pop("held_out", HELD), log=kw.pop("log", str), **kw)
+
+
+def drain(run, folder=None, **kw): return list(R.reinforce(run, folder, log=kw.pop("log", str), **kw))
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor): return torch.equal(a, b)
+    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
+    return a == b or a != a and b != b
+
+
+def state(run): return {k: v for k, v in run_state(run.learner, run.step, run.rollouts).items() if k != "config"}
+
+
+# ---------------------------------------------------------------------------------------------- the maths
+
+def test_optimum_on_a_discrete_toy_is_the_closed_form():
+    "Four samples seen at one x_t, any r and beta: gradient descent on the plain loss ends at (1/beta) mean((2r - 1)(u - v_old))."
+    g = torch.Generator().manual_seed(0)
+    x_t, t, r = torch.randn(1, 3, generator=g, dtype=torch.float64).expand(4, 3), torch.full((4,), .37, dtype=torch.float64), torch.tensor([1., .8, .5, 0.], dtype=torch.float64)
+    x0, v_old = torch.randn(4, 3, generator=g, dtype=torch.float64), torch.randn(1, 3, generator=g, dtype=torch.float64).expand(4, 3)
+    u = (x_t - x0) / t[:, None]
+    for beta in (.1, 1., 2.):
+        delta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        loss = lambda: N.nft_loss(v_old + delta, v_old, x_t, x0, t, r, beta, adaptive=False).mean()
+        step = torch.autograd.functional.hessian(lambda d: N.nft_loss(v_old + d, v_old, x_t, x0, t, r, beta, adaptive=False).mean(), delta.detach())
+        best = -torch.linalg.solve(step, torch.autograd.grad(loss(), delta)[0])              # a parabola: one Newton step is exact
+        torch.testing.assert_close(best, ((2 * r - 1)[:, None] * (u - v_old)).mean(0) / beta)
+
+
+def test_adaptive_weight_is_a_constant_and_never_divides_by_zero():
+    x0, v_old = torch.ones(2, 4), torch.zeros(2, 4)
+    t = torch.tensor([.5, .5])
+    v = torch.zeros(2, 4, requires_grad=True)
+    exact = N.nft_loss(v, v_old, x0, x0, t, torch.ones(2))                                   # the prediction is right: error 0
+    assert torch.equal(exact, torch.zeros(2)) and torch.isfinite(torch.autograd.grad(exact.sum(), v)[0]).all()
+    a, b = (N.nft_loss(torch.zeros(1, 4), torch.zeros(1, 4), s * torch.ones(1, 4), torch.zeros(1, 4), t[:1], torch.ones(1)) for s in (1., 3.))
+    assert b / a == pytest.approx(3)                                                         # |error|^2 / |error|: it grows like the error, not like its square
+    low = N.nft_loss(v.bfloat16(), v_old.bfloat16(), x0.bfloat16(), 0 * x0.bfloat16(), t, torch.ones(2))
+    assert low.dtype == torch.float32
+
+
+def test_rewards_that_are_missing_or_equal():
+    nan = math.nan
+    r = torch.tensor([[1., 0., nan], [nan, nan, .5], [.3, .3, .3], [nan, nan, nan]])
+    assert N.useful(r).tolist() == [[True, True, False], [False] * 3, [False] * 3, [False] * 3]
+    for z in ("global", "group", .25): assert (N.optimality(r, z)[1:] == .5).all() and N.optimality(r, z)[0, 2] == .5 and torch.isfinite(N.advantages(r, z)).all()
+    assert N.advantages(r, .25, floor=0)[0].tolist() == [2, -2, 0] and N.optimality(r, .01)[0].tolist() == [1, 0, .5]
+    assert N.optimality(torch.full((2, 3), nan)).unique().tolist() == [.5]
+    with pytest.raises(DataError, match="at least 2 pictures"): N.optimality(torch.zeros(4, 1))
+    with pytest.raises(ConfigError, match="z='globl'.*global"): N.advantages(r, "globl")
+
+
+def test_grpo_of_one_step_is_the_policy_gradient():
+    "In one dimension: the gradient of the first inner step is -A d log p / d v, from the normal density."
+    g = torch.Generator().manual_seed(1)
+    x, z, t, t_next, adv = *torch.randn(2, 6, 1, generator=g), torch.full((6,), .8), torch.full((6,), .6), torch.tensor([1., -1, 2, 0, .5, -2])
+    v = torch.zeros(6, 1, requires_grad=True)
+    new = N.sde_step(v.detach(), x, t, t_next, z)
+    mean, std = N.sde_mean_std(v, x, t, t_next)
+    log_p = N.log_prob(new, mean, std)
+    grad, = torch.autograd.grad(N.grpo_loss(log_p, log_p.detach(), adv).sum(), v)
+    s = .7 * (.8 / .2) ** .5
+    gain = -.2 * (1 + s ** 2 * .2 / 1.6)                                                     # d mean / d v
+    torch.testing.assert_close(grad[:, 0], -adv * z[:, 0] * gain / std)
+    assert torch.isfinite(N.sde_mean_std(x, x, torch.ones(6), t_next)[1]).all()              # t = 1 divides by 1 - t_next
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+@pytest.mark.parametrize("field, changes", [("images", dict(images=1)), ("levels", dict(levels=5)), ("levels", dict(algorithm="grpo", levels=4)), ("mix", dict(mix=3)), ("mix", dict(algorithm="grpo", mix=1)),
+                                            ("solver", dict(solver="rk4")), ("spread", dict(spread="none")), ("images", dict(sizes=((64, 64),) * 4)), ("lr", dict(lr=0.)), ("beta", dict(beta=math.inf)), ("copies", dict(copies=1)),
+                                            ("warmup", dict(warmup=9)), ("algorithm", dict(algorithm="ppo")), ("ema", dict(ema=1.))])
+def test_impossible_setting_is_named(field, changes):
+    with pytest.raises(ConfigError, match=rf"Config\.{field}="): config(**changes)
+
+
+def test_lens_preset_has_the_papers_numbers():
+    c = O.RLConfig.preset("lens")
+    assert (c.steps, c.prompts, c.images, c.lora_rank, c.lora_alpha, c.lr, c.betas, c.eps, c.weight_decay, c.beta, c.kl, c.mix, c.spread) == (180, 48, 24, 64, 128, 3e-4, (.9, .999), 1e-8, 1e-4, 1., 1e-4, 1, "global")
+    assert len(c.sizes) == 9 and (1024, 1024) in c.sizes and all(abs(h * w / 1024 ** 2 - 1) < .06 for h, w in c.sizes)
+    assert O.RLConfig.from_dict(json.loads(json.dumps(c.to_dict()))) == c
+    with pytest.raises(ConfigError, match="no preset"): O.RLConfig.preset("huge")
+
+
+def test_run_is_refused_before_it_draws():
+    with pytest.raises(DataError, match="prompts: 1 are fewer than the 2"): new(config(), prompts=PROMPTS[:1])
+
+
+# ---------------------------------------------------------------------------------------------- a round
+
+def table(values):
+    "A judge that gives fixed rewards by prompt and image: `values[p][k]`, None = no verdict. It sees chunks, so it counts."
+    seen = {}
+    def judge(images, prompts):
+        out = []
+        for p in prompts:
+            k = seen[p.text] = seen.get(p.text, -1) + 1
+            v = values[[q.text for q in PROMPTS].index(p.text)][k % len(values[0])]
+            out.append(Verdict({"a": None, "b": None, "c": None}) if v is None else Verdict({str(i): int(i < 4 * v) for i in range(4)}))
+        return out
+    return judge
+
+
+def test_groups_without_spread_and_pictures_without_verdict_do_not_train():
+    values = [[1., .5, None], [.5, .5, .5], [None, None, .25], [0., 1., .5], [1., 1., None], [.25, .75, .75]]
+    lines = []
+    run = new(config(prompts=6, images=3, mix=0, kl=0.), table(values), held_out=[], log=lines.append)
+    pieces = run.rollouts.batch(0)
+    place = {(p, k): i for i, (p, k) in enumerate((p, k) for p in range(6) for k in range(3))}
+    order = [PROMPTS.index(run.rollouts.prompts[i]) for i in O.batch_indices(0, 6, 6, 0)]
+    good = {place[i, k] for i, p in enumerate(order) for k in range(3) if values[p][k] is not None and p in (0, 3, 5)}
+    assert {key[3] for piece in pieces for key in piece["keys"]} == good and len(good) == 8
+    assert sum(len(p["latents"]) * p["scale"] for p in pieces) == pytest.approx(len(pieces))                       # a mean over all that count
+    row = run.rollouts.rounds[0]
+    assert row["useless"] == pytest.approx(3 / 6) and row["unjudged"] == pytest.approx(4 / 18)
+    known = [v for p in values for v in p if v is not None]
+    assert row["reward"] == pytest.approx(sum(known) / len(known))
+    by_place = {key[3]: r for piece in pieces for key, r in zip(piece["keys"], piece["r"].tolist())}
+    first = order.index(0)
+    assert by_place[place[first, 0]] + by_place[place[first, 1]] == pytest.approx(1)                                # .75 is the mean of the two that were judged
+
+
+def test_a_round_in_which_all_rewards_are_equal_changes_nothing_and_says_so():
+    lines = []
+    run = new(config(steps=1, weight_decay=0., mix=0, kl=0., ema=0.), lambda images, prompts: [Verdict({"a": 1})] * len(images), held_out=[], log=lines.append)
+    before = {n: p.detach().clone() for n, p in trainable(run.learner.model)}
+    state, = drain(run)
+    assert same(before, dict(trainable(run.learner.model))) and state.grad_norm == 0 and run.rollouts.rounds[0]["useless"] == 1
+    assert any("nothing to learn" in line and "1.00" in line for line in lines), lines
+
+
+def test_judge_that_never_answers_stops_the_run_and_leaves_the_checkpoint(tmp_path):
+    calls = []
+    def silent(images, prompts):
+        calls.append(1)
+        return bright(images, prompts) if len(calls) <= 4 else [Verdict({"a": None})] * len(images)
+    with pytest.raises(DataError, match="judge: gave no score to any of the 6 images of round 3"): drain(new(config(), silent, held_out=[]), tmp_path)
+    assert read_checkpoint(checkpoints(tmp_path)[0])["step"] == 2
+
+
+def test_verdicts_find_their_pictures_however_late_they_come():
+    "A judge in the background whose first answers come last gives the run of one that answers at once."
+    class Late:
+        def __init__(self): self.threads, self.n = ThreadPoolExecutor(8), 0
+        def submit(self, images, prompts):
+            self.n += 1
+            return self.threads.submit(lambda wait: (time.sleep(wait), bright(images.clone(), prompts))[1], .05 / self.n)
+    a, b = new(config(steps=2)), new(config(steps=2), Late())
+    drain(a), drain(b)
+    assert same(state(a), state(b))
+
+
+def test_pictures_of_one_prompt_come_in_all_sizes_and_train_on_their_own_grid():
+    seen = []
+    def judge(images, prompts):
+        seen.extend((tuple(images.shape[2:]), p.text) for p in prompts)
+        return bright(images, prompts)
+    sizes = ((64, 64), (48, 80), (80, 48))
+    run = new(config(images=4, sizes=sizes), judge, held_out=[])
+    pieces = run.rollouts.batch(0)
+    for text in {t for _, t in seen}: assert sorted(s for s, t in seen if t == text) == sorted((*sizes, (64, 64)))
+    assert {p["grid"] for p in pieces} == {(4, 4), (3, 5), (5, 3)} and all(p["latents"].shape[1] == math.prod(p["grid"]) for p in pieces)
+    assert all(len(set(p["t"].tolist()) - set(O.sigma_schedule(math.prod(p["grid"]), 4).tolist())) == 0 for p in pieces)        # the rollout's own levels
+
+
+def test_old_policy_draws_and_follows_its_schedule():
+    run = new(config(steps=3, mix=0), held_out=[])
+    drain(run)
+    trained = dict(trainable(run.learner.model))
+    assert not same(run.rollouts.policy.old, {n: p.detach() for n, p in trained.items()})             # a round behind
+    run.rollouts.policy.mix(.25)
+    old = {n: x.clone() for n, x in run.rollouts.policy.old.items()}
+    run.rollouts.policy.mix(1.)
+    assert same(old, run.rollouts.policy.old)
+    run.rollouts.policy.mix(0.)
+    assert same(run.rollouts.policy.old, {n: p.detach() for n, p in trained.items()})
+
+
+def test_grpo_ratio_is_one_at_the_first_update_and_not_at_the_second():
+    run = new(config(algorithm="grpo", mix=0, kl=0., updates=2, images=4, lr=1e-2))
+    first, second, *_ = drain(run)
+    assert first.metrics["moved"] < 1e-5 < 1e-3 < second.metrics["moved"]
+
+
+def test_nft_raises_the_reward_it_is_given():
+    run = new(config(steps=25, prompts=2, images=8, mix=0, evaluate_every=25, lr=2e-3), pipe=LensPipeline.from_pretrained(data_path("toy")), prompts=toy_prompts(8, 0), held_out=toy_prompts(4, 1))
+    drain(run)
+    first, last = run.rollouts.held_out.scores[0], run.rollouts.held_out.scores[-1]
+    assert last["reward"] > first["reward"] + .02, (first["reward"], last["reward"])
+
+
+# ---------------------------------------------------------------------------------------------- LoRA
+
+def test_reference_under_lora_is_the_base_bit_for_bit():
+    base, run = pipe(), new(config(lora_rank=4, lora_alpha=8, steps=3))
+    text, mask = base.encode_prompt(["A red cat", "A dog with a hat"])
+    x, t = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([.3, .9])
+    look = lambda m: m.eval()(x, text, mask, t, (4, 4)).detach()
+    drain(run)
+    assert all("lora_" in n for n, _ in trainable(run.learner.model)) and not torch.equal(look(run.learner.model), look(base.transformer))
+    with run.rollouts.policy.as_reference(): assert torch.equal(look(run.learner.model), look(base.transformer))
+    better = run.improved()
+    with run.learner.ema.applied(run.learner.model): torch.testing.assert_close(look(better.transformer), look(run.learner.model), atol=1e-5, rtol=1e-4)
+    assert better.transformer.state_dict().keys() == base.transformer.state_dict().keys()
+
+
+def test_lora_checkpoint_refuses_another_base(tmp_path):
+    c = config(lora_rank=2, lora_alpha=4, steps=1)
+    drain(new(c), tmp_path)
+    with pytest.raises(ConfigError, match="other weights"): drain(new(c.replace(steps=2), pipe=pipe(seed=5)), tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- resume
+
+class Killed(BaseException): pass
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(lora_rank=4, lora_alpha=8, mix=2, beta=.1), dict(algorithm="grpo", mix=0, updates=2), dict(updates=3, sizes=((64, 64), (48, 80)))], ids=["full", "lora", "grpo", "updates"])
+def test_killed_while_judging_then_resumed_is_the_run_that_never_stopped(changes, tmp_path):
+    straight = new(config(**changes))
+    drain(straight)
+    calls = []
+    def dies(images, prompts):
+        calls.append(1)
+        if len(calls) == 6: raise Killed
+        return bright(images, prompts)
+    with pytest.raises(Killed): drain(new(config(**changes), dies), tmp_path)
+    again = new(config(**changes), pipe=pipe())
+    drain(again, tmp_path)
+    assert same(state(straight), state(again))
+
+
+def test_stop_between_two_updates_keeps_the_judged_round(tmp_path):
+    "The judge is not asked again for pictures that it has judged, and the result is that of a run in one go."
+    c, asked = config(updates=2, images=4, steps=2), []
+    straight = new(c, held_out=[])
+    drain(straight)
+    for i, s in enumerate(R.reinforce(new(c, held_out=[]), tmp_path, log=str)):
+        if i == 2: break                                                                     # round 2, first of two updates
+    def counting(images, prompts):
+        asked.append(len(images))
+        return bright(images, prompts)
+    again = new(c, counting, held_out=[])
+    drain(again, tmp_path)
+    assert not asked and same(state(straight), state(again))
+
+
+def test_resume_refuses_other_settings_and_prompts(tmp_path):
+    drain(new(config(steps=1)), tmp_path)
+    with pytest.raises(ConfigError, match="RLConfig.images=4"): drain(new(config(steps=2, images=4)), tmp_path)
+    with pytest.raises(ConfigError, match="RLConfig.prompt_set"): drain(new(config(steps=2), prompts=PROMPTS[:5]), tmp_path)
+    assert len(drain(new(config(steps=2)), tmp_path)) == 1                                   # more rounds are no other setting
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, "tests")
+import test_rl as T
+run = T.new(T.config(steps=200, evaluate_every=100))
+for state in T.R.reinforce(run, sys.argv[1], log=str): print(state.step, flush=True)
+"""
+
+
+def test_sigterm_saves_and_sigkill_loses_nothing_before(tmp_path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    for sign, least in ((signal.SIGTERM, 2), (signal.SIGKILL, 4)):
+        p = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+        steps = []
+        for line in p.stdout:
+            steps.append(int(line))
+            if steps[-1] >= least: p.send_signal(sign); break
+        steps += [int(line) for line in p.stdout]
+        p.wait(60)
+        saved = read_checkpoint(checkpoints(tmp_path)[0])
+        assert saved["step"] >= least and len(saved["data"]["rounds"]) == saved["step"] and len(saved["data"]["scores"]) == 1
+    assert steps[0] >= 3                                                                     # the second process went on where the first was stopped
+
+
+# ---------------------------------------------------------------------------------------------- alarm and time
+
+def test_fooled_judge_stops_the_run_and_is_saved(tmp_path):
+    "Held-out rewards rise with each measurement while the independent checker's fall; training rewards are honest."
+    n = SimpleNamespace(judge=0, checker=0)
+    def judge(images, prompts):
+        if prompts[0] not in HELD: return bright(images, prompts)
+        n.judge += 1
+        return [Verdict({str(i): int(i < 48 + 3 * n.judge) for i in range(100)})] * len(images)
+    def checker(images, prompts):
+        n.checker += 1
+        return [Verdict({str(i): int(i < 90 - 10 * n.checker) for i in range(100)})] * len(images)
+    lines, c = [], config(steps=30, evaluate_every=2, alarm="stop")
+    run = new(c, judge, checker=checker, log=lines.append)
+    states = drain(run, tmp_path, log=lines.append)
+    assert len(states) == 4 and "independent checker" in run.stopped and sum("reward hacking" in line for line in lines) == 1
+    assert read_checkpoint(checkpoints(tmp_path)[0])["step"] == 4
+    n.judge = n.checker = 0
+    warned = new(c.replace(alarm="warn", steps=6), judge, checker=checker)
+    assert len(drain(warned)) == 6 and warned.stopped is None
+
+
+def test_minutes_end_the_run_in_order(tmp_path):
+    run = new(config(steps=1000, evaluate_every=1000), held_out=[])
+    states = drain(run, tmp_path, minutes=.05)
+    assert 0 < len(states) < 1000 and read_checkpoint(checkpoints(tmp_path)[0])["step"] == states[-1].step and run.learner.stopped is None
+
+
+# ---------------------------------------------------------------------------------------------- several processes
+
+def rounds_of(folder, changes, idle):
+    run = new(config(steps=2, weight_decay=0., **changes), one_sided if idle else bright, held_out=HELD + [Prompt("A tree")])
+    drain(run, folder)
+    return run.rollouts.rounds, run.rollouts.held_out.scores, torch.cat([(p.detach() - run.rollouts.policy.first[n]).flatten() for n, p in trainable(run.learner.model)])
+
+
+def one_sided(images, prompts):
+    "Spread in the groups of one prompt in two only: a process may have nothing to train on."
+    even = {p.text for i, p in enumerate(PROMPTS) if i % 2 == 0}
+    return [v if p.text in even else Verdict({"Light (0)": 1}) for p, v in zip(prompts, bright(images, prompts))]
+
+
+@pytest.mark.parametrize("changes, idle", [(dict(prompts=4, mix=0), False), (dict(prompts=2, algorithm="grpo", mix=0), True)], ids=["nft", "one idle"])
+def test_two_processes_do_what_one_does(changes, idle, tmp_path):
+    one, two = (together(n, rounds_of, tmp_path / str(n), changes, idle) for n in (1, 2))
+    for a, b in ((x, y) for i in (0, 1) for x, y in zip(one[i], two[i])):
+        assert a.keys() == b.keys() and all(b[k] == pytest.approx(a[k], rel=1e-3, abs=1e-3) for k in ("reward", "unjudged")) and a["categories"].keys() == b["categories"].keys()
+    assert (one[2] - two[2]).norm() < .05 * one[2].norm()                                    # Adam makes much of the last bit of a gradient near 0
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+def test_command_improves_resumes_and_records(tmp_path, capsys):
+    settings = tmp_path / "c.json"
+    settings.write_text(json.dumps(dict(prompts=2, images=2, levels=1, rollout_steps=3, eval_steps=3, evaluate_every=2, checkpoint_every=1)))
+    argv = ["rl", "--out", str(tmp_path / "rl"), "--config", str(settings), "--workers", "1", "--held-out", "2", "--per-skill", "1"]
+    assert main([*argv, "--steps", "1"]) == 0 and main([*argv, "--steps", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "rl  round 2/2" in out and "no guidance" in out and "resumed at step 1" in out
+    made = json.loads((tmp_path / "rl/pipeline/lineage.json").read_text())
+    assert made["rl"]["rounds"] == 2 and made["rl"]["config"]["images"] == 2 and set(made["scores_after_rl"]) == {"no guidance", "guided"}
+    assert LensPipeline.from_pretrained(tmp_path / "rl/pipeline")("a cat", num_inference_steps=2).images and (tmp_path / "rl/curves.png").is_file()
+
+
+@pytest.mark.parametrize("argv, named", [(["--model", "nowhere"], "nowhere"), (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"), (["--algorithm", "ppo"], "algorithm"), (["--steps", "0"], "--steps"),
+                                         (["--minutes", "-1"], "--minutes"), (["--workers", "5"], "workers"), (["--preset", "huge"], "huge")])
+def test_command_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["rl", *argv]) == 2
+    err = capsys.readouterr().err
+    assert named in err and err.count("\n") == 1, err
