@@ -242,7 +242,7 @@ def test_old_policy_draws_and_follows_its_schedule():
 def test_grpo_ratio_is_one_at_the_first_update_and_not_at_the_second():
     run = new(config(algorithm="grpo", mix=0, kl=0., updates=2, images=4, lr=1e-2))
     first, second, *_ = drain(run)
-    assert first.metrics["moved"] < 1e-5 < 1e-3 < second.metrics["moved"]
+    assert first.metrics["moved"] < 1e-5 < 1e-4 < second.metrics["moved"]
 
 
 def test_nft_raises_the_reward_it_is_given():
@@ -257,7 +257,7 @@ def test_nft_raises_the_reward_it_is_given():
 def test_reference_under_lora_is_the_base_bit_for_bit():
     base, run = pipe(), new(config(lora_rank=4, lora_alpha=8, steps=3))
     text, mask = base.encode_prompt(["A red cat", "A dog with a hat"])
-    x, t = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([.3, .9])
+    x, t = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([.3, .9])
     look = lambda m: m.eval()(x, text, mask, t, (4, 4)).detach()
     drain(run)
     assert all("lora_" in n for n, _ in trainable(run.learner.model)) and not torch.equal(look(run.learner.model), look(base.transformer))
@@ -310,7 +310,7 @@ def test_stop_between_two_updates_keeps_the_judged_round(tmp_path):
 
 def test_resume_refuses_other_settings_and_prompts(tmp_path):
     drain(new(config(steps=1)), tmp_path)
-    with pytest.raises(ConfigError, match="RLConfig.images=4"): drain(new(config(steps=2, images=4)), tmp_path)
+    with pytest.raises(ConfigError, match="batch_size=8"): drain(new(config(steps=2, images=4)), tmp_path)
     with pytest.raises(ConfigError, match="RLConfig.prompt_set"): drain(new(config(steps=2), prompts=PROMPTS[:5]), tmp_path)
     assert len(drain(new(config(steps=2)), tmp_path)) == 1                                   # more rounds are no other setting
 
@@ -370,7 +370,7 @@ def test_minutes_end_the_run_in_order(tmp_path):
 # ---------------------------------------------------------------------------------------------- several processes
 
 def rounds_of(folder, changes, idle):
-    run = new(config(steps=2, weight_decay=0., **changes), one_sided if idle else bright, held_out=HELD + [Prompt("A tree")])
+    run = new(config(steps=2, weight_decay=0., eps=1e-2, **changes), one_sided if idle else bright, held_out=HELD + [Prompt("A tree")])
     drain(run, folder)
     return run.rollouts.rounds, run.rollouts.held_out.scores, torch.cat([(p.detach() - run.rollouts.policy.first[n]).flatten() for n, p in trainable(run.learner.model)])
 
@@ -386,7 +386,7 @@ def test_two_processes_do_what_one_does(changes, idle, tmp_path):
     one, two = (together(n, rounds_of, tmp_path / str(n), changes, idle) for n in (1, 2))
     for a, b in ((x, y) for i in (0, 1) for x, y in zip(one[i], two[i])):
         assert a.keys() == b.keys() and all(b[k] == pytest.approx(a[k], rel=1e-3, abs=1e-3) for k in ("reward", "unjudged")) and a["categories"].keys() == b["categories"].keys()
-    assert (one[2] - two[2]).norm() < .05 * one[2].norm()                                    # Adam makes much of the last bit of a gradient near 0
+    assert (one[2] - two[2]).norm() < .01 * one[2].norm() > 0                                # with a large eps: Adam makes much of the last bit of a gradient near 0
 
 
 # ---------------------------------------------------------------------------------------------- the command
