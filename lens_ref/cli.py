@@ -285,7 +285,7 @@ def bench_generation(a):
 SIZES = dict(steps=6600, samples=40_000, vae_steps=6000, text_steps=1500)   # those of LineageConfig, which takes seconds to import; a test compares
 EXAMPLES = {
     "train": "lens-ref train --out runs/toy                          half an hour on two cores: weights, a grid of pictures, scores\n"
-             "lens-ref train --steps 20000 --out runs/long    an hour and a half: the shipped toy\n"
+             "lens-ref train --steps 16000 --out runs/long          an hour: the shipped toy\n"
              "lens-ref train --images runs/emoji --out runs/emoji-model    your own pictures: a folder with metadata.jsonl",
     "generate": 'lens-ref generate --model data_samples/toy "A large red cat in the top left, set against a snowy field under a grey sky."\n'
                 'lens-ref generate --model FOLDER --aspect-ratio 16:9 --device cuda "..."    a released checkpoint',

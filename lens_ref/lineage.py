@@ -41,7 +41,7 @@ PARTS = 8   # files of the cache: each can be made by another process, and a sto
 
 @dataclass
 class LineageConfig(Config):
-    "Sizes of the toy lineage; `steps` is what separates half an hour from an hour and a half."
+    "Sizes of the toy lineage; `steps` is what separates half an hour from an hour."
     vae_steps: int = 6000        # of 8 scenes each
     texts: int = 20_000          # scenes whose captions the tokenizer and language model read
     text_steps: int = 1500

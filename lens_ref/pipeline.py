@@ -204,7 +204,7 @@ class LensPipeline(DiffusionPipeline):
             from lens_ref.released import as_encoder
             text_encoder = as_encoder(text_encoder, tokenizer, transformer.config.selected_layer_index)
         self.register_modules(transformer=transformer.eval(), vae=vae.eval(), text_encoder=text_encoder, tokenizer=getattr(text_encoder, "tokenizer", tokenizer))
-        self.defaults, self.offload = dict(height=64, width=64, num_inference_steps=20, guidance_scale=3.0) | dict(defaults or {}), offload
+        self.defaults, self.offload = dict(height=64, width=64, num_inference_steps=20, guidance_scale=2.0) | dict(defaults or {}), offload
         self.register_to_config(defaults=self.defaults, offload=offload)
         self.set_progress_bar_config(disable=True)
 
