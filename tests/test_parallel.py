@@ -36,7 +36,7 @@ def copy_inputs(alone, folder):
 
 def test_two_processes_train_the_model_of_one(alone, tmp_path):
     build(copy_inputs(alone, tmp_path), LineageConfig(**TINY, workers=2), log=quiet)
-    one, two = (read_checkpoint(f / "run/step_00000006.pt") for f in (alone, tmp_path))
+    one, two = (read_checkpoint(f / "transformer_run/step_00000006.pt") for f in (alone, tmp_path))
     assert [r["step"] for r in one["history"]] == [r["step"] for r in two["history"]]
     assert one["history"][-1]["val_loss"] == pytest.approx(two["history"][-1]["val_loss"], abs=1e-5)
     for k, v in one["model"].items(): assert torch.allclose(v, two["model"][k], atol=2e-4), k    # AdamW turns rounding of a tiny gradient into part of a step of 1.5e-3
@@ -49,7 +49,7 @@ def test_stages_side_by_side_are_the_stages_in_a_row(alone, tmp_path):
         a, b = (load_file(f / f"{name}.safetensors") for f in (alone, tmp_path))
         assert a.keys() == b.keys() and all(torch.allclose(a[k].float(), b[k].float(), atol=1e-2) for k in a), name
     made = {m["stage"]: m for m in json.loads((tmp_path / "pipeline/lineage.json").read_text())["stages"]}
-    assert made.keys() == {"vae", "text_encoder", "transformer"} and made["transformer"]["samples"] == 32 and made["vae"]["processes"] == 2
+    assert made.keys() == {"vae", "text_encoder", "transformer"} and made["transformer"]["steps"] == 2 and made["vae"]["processes"] == 2
 
 
 def test_a_signal_to_one_stops_both(alone, tmp_path):
@@ -59,10 +59,10 @@ def test_a_signal_to_one_stops_both(alone, tmp_path):
     argv = ["train", "--config", str(config), "--out", str(tmp_path)]
     child = subprocess.Popen([sys.executable, "-c", f"import sys; from lens_ref.cli import main; sys.exit(main({argv!r}))"], stdout=subprocess.PIPE, text=True)
     for line in child.stdout:
-        if "dit  step 10/" in line: child.send_signal(signal.SIGTERM); break
+        if "transformer  step 10/" in line: child.send_signal(signal.SIGTERM); break
     rest, _ = child.communicate(timeout=60)
     assert child.returncode == 0 and "stopped at step" in rest
-    saved = read_checkpoint(sorted((tmp_path / "run").glob("step_*.pt"))[-1])
+    saved = read_checkpoint(sorted((tmp_path / "transformer_run").glob("step_*.pt"))[-1])
     assert 10 <= saved["step"] < 400 and not (tmp_path / "pipeline").exists()
     deadline = time.monotonic() + 10
     while subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout and time.monotonic() < deadline: time.sleep(.1)

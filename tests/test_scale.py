@@ -318,7 +318,7 @@ def test_sigterm_to_the_launcher_stops_with_a_checkpoint_and_the_run_goes_on(tmp
 
 
 @pytest.mark.parametrize("change, named", [(["--batch-size", "5", "--accumulate", "2"], "TrainConfig.batch_size=5: cannot be cut evenly for 1 processes x accumulate=2"),
-                                           (["--batch-size", "64"], "batch_size=64: is more than the 16 samples"), (["--parallel", "zero"], "ScaleConfig.parallel='zero'"), (["--preset", "lens"], "in_channels=128, and the cache has 64"),
+                                           (["--batch-size", "64"], "batch_size=64: is more than the 16 samples"), (["--parallel", "zero"], "ScaleConfig.parallel='zero'"), (["--preset", "lens"], "in_channels=128, and the cache has 32"),
                                            (["--set", "lr"], "write FIELD=VALUE"), (["--set", "lerning=1"], "lerning"), (["--logs", "tensorbord"], "did you mean 'tensorboard'"), (["--held-out", "16"], "held_out=16"),
                                            (["--cache", "nowhere"], "nowhere: no .safetensors"), (["--parallel", "hsdp", "--shard", "2"], "shard")])
 def test_faults_are_one_line(tmp_path, capsys, change, named):
@@ -374,7 +374,7 @@ def test_activations_with_and_without_recomputation():
         net = init_weights(LensTransformer2DModel(**model.to_dict()))
         S.parallelize(net, scale)
         g = torch.Generator().manual_seed(0)
-        args = torch.randn(2, 64, 64, generator=g), [torch.randn(2, 24, 160, generator=g) for _ in range(3)], None, torch.rand(2, generator=g), (8, 8)
+        args = torch.randn(2, 64, 32, generator=g), [torch.randn(2, 24, 160, generator=g) for _ in range(3)], None, torch.rand(2, generator=g), (8, 8)
         return P.saved_bytes(lambda: net(*args), net.parameters())
     everything, inputs = kept(S.ScaleConfig()), kept(S.ScaleConfig(checkpointing=True))
     planned = {c: sum(P.passing(plan.replace(checkpointing=c))[k] for k in ("activations", "text features")) for c in (True, False)}
