@@ -374,8 +374,8 @@ class Rollouts:
         "Images `rows` of a chunk at `levels` of the noise levels they were drawn at: a batch for each."
         c, places = self.config, [chunk["places"][i] for i in rows]
         same = take_rows({k: chunk[k] for k in ("latents", "text", "text_mask", "r", "advantage") if k in chunk}, torch.tensor(rows)) | dict(grid=chunk["grid"])
-        if c.algorithm == "grpo":                                                      # steps of the path, the same for all
-            picked = torch.randperm(len(chunk["path"]), generator=stream(c.seed, "levels", self.number, places[0]))[:c.levels]
+        if c.algorithm == "grpo":                                                      # steps of the path, the same for all images of the round
+            picked = torch.randperm(len(chunk["path"]), generator=stream(c.seed, "levels", self.number))[:c.levels]
             return [same | take_rows(chunk["path"][i], torch.tensor(rows)) for i in picked]
         sigmas = sigma_schedule(same["latents"].shape[1], c.rollout_steps)[:-1]
         order = torch.stack([torch.randperm(len(sigmas), generator=stream(c.seed, "levels", self.number, i))[:c.levels] for i in places])     # [B, levels]
