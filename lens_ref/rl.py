@@ -143,7 +143,7 @@ def plot_rl(rounds: list, scores: list, history: list):
     if scores: axes[3].plot([s["step"] for s in scores], [s["diversity"] / scores[0]["diversity"] for s in scores], "o-", ms=3, label="diversity, of the base's")
     for key, label in (("moved", "from the old policy"), ("kl", "from the reference")): (xy := curve(history, key))[0] and any(y > 0 for y in xy[1]) and axes[4].plot(*xy, lw=1, label=label)
     axes[0].set(title="reward"), axes[3].set(title="groups and diversity", ylim=(0, 1.1)), axes[4].set(title="squared change of velocity", yscale="log")
-    for ax in axes: ax.set(xlabel="round"), ax.lines and ax.legend(fontsize=6)
+    for ax in axes: ax.set(xlabel="round"), ax.lines and ax.legend(fontsize=6), ax.set_visible(bool(ax.lines))
     plt.close(fig)
     return fig
 
