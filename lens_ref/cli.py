@@ -70,7 +70,7 @@ def cmd_train(a):
     from lens_ref.evaluate import evaluate, table_markdown
     from lens_ref.lineage import ImageFolder, LineageConfig, build, write_lineage
     from lens_ref.wording import brief_caption
-    changes = {k: getattr(a, k) for k in ("steps", "samples", "vae_steps", "text_steps", "mixed_steps", "mixed_samples", "seed", "workers") if getattr(a, k) is not None}
+    changes = {k: getattr(a, k) for k in ("steps", "samples", "vae_steps", "text_steps", "mixed_steps", "mixed_samples", "layers", "seed", "workers") if getattr(a, k) is not None}
     out = Path(a.out)
     if a.preset != "toy": raise ConfigError(f"preset: {a.preset!r}; this command trains the toy. Other sizes: lens-ref pretrain")
     need_positive(a, "per_skill")
@@ -133,12 +133,22 @@ def cmd_cache(a):
 
 
 def cmd_ablate(a):
-    "Train with dense, brief and mixed captions from the same seeds and pictures, score each along the way, and draw the curves."
-    from lens_ref.ablate import AblationConfig, ablate_captions, draw_curves
-    config = AblationConfig.from_dict({k: v for k in ("steps", "samples", "seeds", "points", "per_skill", "workers") if (v := getattr(a, k)) is not None})
-    rows = ablate_captions(a.out, config, a.model, say)
-    with atomic_write(Path(a.out) / "captions.png") as tmp: draw_curves(rows, config.batch_size).savefig(tmp, format="png", dpi=150)
-    print(f"curves in {a.out}/captions.png, scores in {a.out}/captions.json")
+    """Compare from the same seeds: `captions` (dense, brief and mixed, scored along the way) or `rl` (sets of prompts, and NFT against Flow-GRPO). Draws the curves.
+
+    `ablate captions` takes --samples and --points, `ablate rl` --prompts; both go on where they stopped."""
+    given = {k: v for k in ("steps", "samples", "points", "prompts", "seeds", "per_skill", "workers") if (v := getattr(a, k)) is not None}
+    out = Path(a.out or f"runs/{a.what}")
+    if a.what == "captions":
+        from lens_ref.ablate import AblationConfig, ablate_captions, draw_curves
+        config = AblationConfig.from_dict(given)
+        figure = draw_curves(ablate_captions(out, config, a.model, say), config.batch_size)
+    else:
+        from lens_ref.rlablate import RLAblationConfig, ablate_rl, draw_race, rl_table
+        config = RLAblationConfig.from_dict(given)
+        print(rl_table(rows := ablate_rl(out, config, a.model, say)))
+        figure = draw_race(rows, config.round * config.images)
+    with atomic_write(out / f"{a.what}.png") as tmp: figure.savefig(tmp, format="png", dpi=150)
+    print(f"curves in {out / a.what}.png, scores in {out / a.what}.json")
 
 
 def cmd_rl_prompts(a):
@@ -198,7 +208,7 @@ def cmd_rl(a):
     curves = json.loads((out / "curves.json").read_text())
     with atomic_write(out / "curves.png") as tmp: plot_rl(curves["rounds"], curves["scores"], curves["history"]).savefig(tmp, format="png", dpi=120)
     if toy:
-        before, after = (toy_scores(p, a.per_skill) for p in (LensPipeline.from_pretrained(model), pipe))
+        before, after = (toy_scores(p, a.per_skill, config.sizes) for p in (LensPipeline.from_pretrained(model), pipe))
         write_lineage(out / "pipeline", scores_before_rl=before, scores_after_rl=after)
         for k in before: say("\n".join([f"{k}:", *(f"  {skill:10s} {100 * before[k][skill]:3.0f}% -> {100 * after[k][skill]:3.0f}%" for skill in before[k])]))
     print(f"curves in {out / 'curves.png'}, model in {out / 'pipeline'}")
@@ -296,7 +306,7 @@ EXAMPLES = {
                "lens-ref prepare PICTURES --out shards --url http://127.0.0.1:8000/v1 --vlm Qwen2.5-VL-7B --kinds dense,brief --ray 8",
     "cache": "lens-ref cache shards --out cached --model data_samples/toy --sizes 64x64\nlens-ref cache shards --out cached --model data_samples/toy --sizes toy    27 sizes around 64, 96 and 128 pixels",
     "pretrain": "lens-ref pretrain --cache cached --out runs/mine --steps 1000\ntorchrun --nproc-per-node 2 -m lens_ref.scale --cache cached --out runs/mine --steps 1000 --parallel fsdp",
-    "ablate": "lens-ref ablate captions --out runs/captions         nine runs of 120,000 pictures, an hour on two cores; goes on where it stopped",
+    "ablate": "lens-ref ablate captions --out runs/captions         nine runs of 120,000 pictures, an hour on two cores; goes on where it stopped\nlens-ref ablate rl --model FOLDER                      21 runs, two hours on two cores",
     "rl-prompts": "lens-ref rl-prompts --toy --n 2000 --out runs/rl/toy.jsonl                 seconds, no network\n"
                   "lens-ref rl-prompts --url http://127.0.0.1:8000/v1 --llm Qwen3-32B --n 8400   the size of the paper's set\n"
                   "lens-ref rl-prompts --check runs/rl/prompts.jsonl                             every fault with its line",
@@ -321,7 +331,7 @@ def parser():
     sub = top.add_subparsers(dest="command", required=True, metavar="|".join(EXAMPLES))
     add_command(sub, "train", cmd_train, out=("runs/toy", "folder; a stopped run goes on from it"), steps=(int, f"transformer steps of 48 pictures, more is better ({SIZES['steps']})"),
                 samples=(int, f"scenes in the cache ({SIZES['samples']})"), vae_steps=(int, f"autoencoder steps ({SIZES['vae_steps']})"), text_steps=(int, f"language-model steps ({SIZES['text_steps']})"),
-                mixed_steps=(int, "steps of a second stage on many sizes and shapes (0)"), mixed_samples=(int, "scenes in its cache (24000)"), seed=(int, "seed (0)"),
+                mixed_steps=(int, "steps of a second stage on many sizes and shapes (0)"), mixed_samples=(int, "scenes in its cache (48000)"), layers=(int, "blocks of the transformer (5)"), seed=(int, "seed (0)"),
                 workers=(int, "processes that share the work (one a core)"), per_skill=(25, "test images a skill"), preset=("toy", "size of the model"),
                 config=(str, "JSON file of settings, like the lineage.json of an earlier run; options win over it"), images=(str, "train on this folder of pictures with metadata.jsonl instead of the toy world"))
     add_command(sub, "prepare", cmd_prepare, out=("shards", "folder to write; a stopped run goes on"), filters=(1, "0: keep every picture that can be read"), thresholds=(str, "JSON file of thresholds, such as {\"area\": 4096}"),
@@ -331,8 +341,9 @@ def parser():
                 kind=(str, "which caption: dense, brief or alt (the first there is)")).add_argument("shards", help="folder that `prepare` wrote")
     p = sub.add_parser("pretrain", help="Train a transformer on cached pictures, in one process or under torchrun.", add_help=False)
     p.set_defaults(run=None)
-    add_command(sub, "ablate", cmd_ablate, out=("runs/captions", "folder; a stopped run goes on from it"), model=(str, "pipeline whose autoencoder and text encoder are used (the shipped toy)"), steps=(int, "steps of 48 pictures"),
-                samples=(int, "scenes"), seeds=(int, "how many seeds"), points=(int, "how often each run is scored"), per_skill=(int, "pictures for each skill and point"), workers=(int, "runs side by side (one a core)")).add_argument("what", choices=["captions"])
+    add_command(sub, "ablate", cmd_ablate, out=(str, "folder; a stopped run goes on from it (runs/captions or runs/rl)"), model=(str, "captions: pipeline whose autoencoder and text encoder are used; rl: pipeline that is trained (the shipped toy)"),
+                steps=(int, "steps of 48 pictures, or rounds of RL"), samples=(int, "captions: scenes"), points=(int, "captions: how often each run is scored"), prompts=(int, "rl: prompts in the full set"), seeds=(int, "how many seeds"),
+                per_skill=(int, "pictures for each skill, and each point"), workers=(int, "runs side by side (one a core)")).add_argument("what", choices=["captions", "rl"])
     add_command(sub, "rl-prompts", cmd_rl_prompts, out=("runs/rl/prompts.jsonl", "file to write"), n=(1000, "prompts asked for"), seed=(0, "seed of the plan, or of the toy scenes"),
                 url=(str, "OpenAI-compatible servers of a language model, with commas"), llm=("gpt-4.1", "the model to ask"), taxonomy=(str, "file of categories, sub-categories and items (the shipped one)"),
                 check=(str, "check this file and write nothing")).add_argument("--toy", action="store_true", help="write prompts of the toy world, without a model")

@@ -255,6 +255,12 @@ class LensPipeline(DiffusionPipeline):
             return load_released(folder, device=device, offload=offload, dtype=dtype or torch.bfloat16, **parts)
         for k in parts:
             if k not in PARTS: raise ConfigError(f"from_pretrained: {k!r} is unknown; {nearest(k, PARTS)}")
+        if "base" in spec:
+            from lens_ref.deltas import load_change
+            base = Path(folder) / spec["base"]
+            if not base.is_dir(): raise CheckpointError(f"{folder}: is a change of the pipeline in {base}, which is not there; put it back, or save this one whole")
+            pipe = load_change(cls.from_pretrained(base, offload=offload, **parts), folder, spec).to(device)
+            return pipe.to(dtype) if dtype else pipe
         kinds = {k: None if spec.get(k) == [None, None] else kind for k, kind in PARTS.items()}
         if "AutoencoderKLFlux2" in (spec.get("vae") or ()): kinds["vae"] = AutoencoderKLFlux2
         loaded = {k: parts[k] if k in parts else kind and load_part(kind, Path(folder) / k) for k, kind in kinds.items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 from .chat import EndpointConfig
 from .core import ConfigError, DataError, atomic_write
 from .endpoint import Endpoint
-from .evaluate import evaluate
+from .evaluate import evaluate, evaluate_sizes, every_fact
 from .flow import interpolate
 from .nft import grpo_loss, kl_to, log_prob, nft_loss, noise_rate, sde_kl, sde_mean_std
 from .lineage import write_lineage
@@ -203,6 +203,11 @@ def rl(out, model, config: RLConfig, prompts: list, held_out: list, make_judge, 
     write_lineage(out / "pipeline", **(json.loads(before.read_text()) if before.is_file() else {}), rl=made)
     return pipe
 
-def toy_scores(pipe, per_skill: int) -> dict:
-    "Toy GenEval without guidance and with the pipeline's own: {setting: {skill: share}}, 'overall' among them."
-    return {name: {k: round(r["score"], 3) for k, r in evaluate(pipe, per_skill, **how)[0].items()} for name, how in (("no guidance", dict(guidance_scale=1.0)), ("guided", {}))}
+def toy_scores(pipe, per_skill: int, sizes=()) -> dict:
+    "Toy GenEval without guidance and with the pipeline's own: {setting: {skill: share}}, 'overall' and 'every fact' (of its scene) among them; and of several `sizes` the overall score of each."
+    out = {}
+    for name, how in (("no guidance", dict(guidance_scale=1.0)), ("guided", {})):
+        table, prompts, _, readings, _ = evaluate(pipe, per_skill, **how)
+        out[name] = {k: round(r["score"], 3) for k, r in (table | {"every fact": every_fact(prompts, readings)}).items()}
+    if len(sizes) > 1: out["no guidance, by size"] = {k: round(r["score"], 3) for k, r in evaluate_sizes(pipe, sizes, per_skill=per_skill, guidance_scale=1.0).items()}
+    return out

@@ -239,8 +239,9 @@ def diversity(latents: Tensor) -> Tensor:
 class HeldOut:
     """Measures a policy on prompts that it is not trained on. `scores`: a dict for each measurement, the first of the untrained policy.
 
-    `judge` is the one trained on; `checker` another, independent of it, for the alarm. Processes that train together each take a part."""
+    `judge` is the one trained on; `checker` another, independent of it, for the alarm. `seconds`: time spent on it. Processes that train together each take a part."""
     def __init__(self, pipe, learner, prompts: list, judge, config: RLConfig, checker=None):
+        self.seconds = 0.0
         self.pipe, self.learner, self.prompts, self.judges, self.config, self.scores = pipe, learner, list(prompts), [j for j in (judge, checker) if j], config, []
 
     def part(self) -> list:
@@ -260,7 +261,7 @@ class HeldOut:
 
     def measure(self, step: int) -> Tensor:
         "Add a row to `scores` for the weights that the model has now; returns this process's images `[B, 3, H, W]`, one of each prompt."
-        rows, drawn, waiting = self.part(), [], []
+        rows, drawn, waiting, start = self.part(), [], [], time.perf_counter()
         for some in (rows[i:i + self.config.batch] for i in range(0, len(rows), self.config.batch)):
             drawn.append(self.draw(some))
             waiting.append([submitted(j, drawn[-1][1], [self.prompts[i] for i, _, _ in some]) for j in self.judges])
@@ -269,6 +270,7 @@ class HeldOut:
         distance = diversity(torch.cat([x for x, _ in drawn]).unflatten(0, (-1, self.config.copies))).tolist()    # [prompts of this process]
         distance = from_all([d for d, (_, _, counts) in zip(distance, rows[::self.config.copies]) if counts])
         self.scores.append(dict(step=step, diversity=sum(distance) / len(distance), **facts, **{"checker": o["reward"] for o in others}))
+        self.seconds += time.perf_counter() - start
         return torch.cat([x for _, x in drawn])[::self.config.copies].cpu()
 
     def sample(self, model) -> Tensor:

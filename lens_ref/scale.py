@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['LOGS', 'ScaleConfig', 'repeated_blocks', 'wrap_block', 'device_mesh', 'split', 'copied', 'parallelize',
-           'meeting_place', 'launched', 'ParallelLearner', 'Pieces', 'SharedValidation', 'all_or_none', 'from_first',
-           'sharded_tensors', 'sharded_checkpoints', 'is_whole_folder', 'finish_folder', 'save_sharded',
+           'meeting_place', 'launched', 'leave', 'ParallelLearner', 'Pieces', 'SharedValidation', 'all_or_none',
+           'from_first', 'sharded_tensors', 'sharded_checkpoints', 'is_whole_folder', 'finish_folder', 'save_sharded',
            'latest_sharded', 'read_books', 'empty_moments', 'load_sharded', 'resume_sharded', 'scalars', 'tensorboard',
            'wandb_log', 'open_logs', 'cache_files', 'open_caches', 'cut_caches', 'model_settings', 'serve',
            'train_settings', 'listed_card', 'this_plan', 'check_share', 'progress_line', 'run_loop', 'pretrain',
            'parser', 'setting', 'run_arguments', 'main']
 
 # %% ../nbs/13_scale.ipynb #2997a5e5
-import argparse, contextlib, datetime, functools, json, os, shutil, sys, warnings
+import argparse, atexit, contextlib, datetime, functools, json, os, shutil, sys, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -119,9 +119,18 @@ def launched(device: str | None = None):
     if gpu: torch.cuda.set_device(own)
     mine = not dist.is_initialized()
     if mine: dist.init_process_group("nccl" if gpu else "gloo", timeout=datetime.timedelta(minutes=30), **meeting_place())
-    try: yield own
+    try:
+        yield own
+        if mine: dist.barrier()                          # nobody takes down what another still talks through
     finally:
         if mine: dist.destroy_process_group()
+
+def leave(code: int):
+    "End this process at once, after what waits for its end (W&B's last upload). A thread of gloo that asks for the interpreter while that shuts down aborts the process (exit code -6), and torchrun would start a finished run again."
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 # %% ../nbs/13_scale.ipynb #458f046c
 class ParallelLearner(Learner):
@@ -465,4 +474,4 @@ def main(argv=None) -> int:
         return 2
     return 0
 
-if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
+if __name__ == "__main__" and "__file__" in globals(): leave(main())

@@ -129,7 +129,7 @@ def killed(out):
 if __name__ == "__main__":
     task, out = sys.argv[1], Path(sys.argv[2])
     together(2, pair, out) if task == "pair" else killed(out)
-    raise SystemExit
+    S.leave(0)
 
 
 # ---------------------------------------------------------------------------------------------- equal to one process
