@@ -17,6 +17,7 @@ from .data import CachedData, build_cache
 from .evaluate import evaluate
 from .lineage import new_transformer
 from .pipeline import LensPipeline
+from .runs import keep_plan
 from .train import Learner, TrainConfig, pretrain_step, resume, train
 from .wording import brief_caption, dense_caption
 from .world import render, sample_scene
@@ -88,9 +89,9 @@ def _quiet(line): pass
 
 # %% ../nbs/08b_ablate.ipynb #5d7f47c6
 def ablate_captions(out, config: AblationConfig | None = None, base=None, log=print) -> list[dict]:
-    "All kinds and seeds into folder `out`; the rows of all runs, also saved as `out/captions.json`. `base`: folder of the pipeline whose autoencoder and text encoder are used. Goes on where it stopped."
+    "All kinds and seeds into folder `out`; the rows of all runs, also saved as `out/captions.json`. `base`: folder of the pipeline whose autoencoder and text encoder are used. Goes on where it stopped; raises `ConfigError` if that was with other settings."
     config, base, out = config or AblationConfig(), base or data_path("toy"), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    keep_plan(out, dict(what="captions", base=str(base), **config.to_dict()), ("workers",))
     for kind in KINDS: log(f"captions of kind {kind}: {caption_cache(out, kind, config, base)}")
     jobs = [(out, kind, seed, config, base) for seed in range(config.seeds) for kind in KINDS]
     with ProcessPoolExecutor(min(config.workers or os.cpu_count() or 1, len(jobs)), multiprocessing.get_context("spawn")) as pool:

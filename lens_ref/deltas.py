@@ -33,9 +33,8 @@ def changes(now: dict, base: dict, rank: int) -> dict:
     return out
 
 @torch.no_grad()
-def add_changes(model, tensors: dict):
-    "Add what `changes` found to the weights of `model`, in place. Raises `CheckpointError` naming a weight that the model has not."
-    weights = model.state_dict()
+def add_changes(weights: dict, tensors: dict):
+    "Add what `changes` found to `weights`, in place. Raises `CheckpointError` naming one that is not there."
     for name, x in tensors.items():
         if name.endswith(".down"): continue
         own = name.removesuffix(".up")
@@ -43,32 +42,30 @@ def add_changes(model, tensors: dict):
         weights[own] += (x.float() @ tensors[f"{own}.down"].float() if name.endswith(".up") else x.float()).to(weights[own].dtype)
 
 # %% ../nbs/07e_deltas.ipynb #07e00009
-def mark(weights: dict) -> float:
+def mark(weights) -> float:
     "A number that tells one set of weights from another."
-    return float(sum(w.double().abs().sum() for w in weights.values()))
+    return float(sum(w.double().abs().sum() for w in weights))
 
 def save_change(pipe, folder, base, rank: int = 16) -> float:
     """Save `pipe`, whose parts but the transformer are those of the pipeline in folder `base`, as a change of it; the share of the squared change that `rank` keeps. `LensPipeline.from_pretrained(folder)` loads it.
 
     Raises `ConfigError` if the transformers are of different shapes."""
     from lens_ref.pipeline import LensPipeline, read_index
-    folder, before, now = Path(folder), LensPipeline.from_pretrained(base).transformer.state_dict(), {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
+    folder, before, now = Path(folder), LensPipeline.from_pretrained(base).transformer.state_dict(), pipe.transformer.state_dict()
     if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in now.items()}: raise ConfigError(f"base: the transformer in {base} has other shapes; save the pipeline whole, with save_pretrained")
     tensors = {k: v.to(torch.bfloat16) for k, v in changes(now, before, rank).items()}
     index = read_index(base) | dict(base=os.path.relpath(Path(base).resolve(), folder.resolve()), defaults=pipe.defaults)
     with atomic_folder(folder) as tmp:
-        save_tensors(tensors, Path(tmp) / "change.safetensors", dict(rank=rank, base=mark(before)))
+        save_tensors(tensors, Path(tmp) / "change.safetensors", dict(rank=rank, base=mark(before.values())))
         (Path(tmp) / "model_index.json").write_text(json.dumps(index, indent=1))
-    pipe.transformer.load_state_dict(before)
-    add_changes(pipe.transformer, tensors)                                        # what will be loaded
-    return 1 - _distance(pipe.transformer.state_dict(), now) / max(_distance(before, now), 1e-30)
+    loaded = {k: v.clone() for k, v in before.items()}
+    add_changes(loaded, tensors)
+    return 1 - _distance(loaded, now) / max(_distance(before, now), 1e-30)
 
 def _distance(a: dict, b: dict) -> float: return sum(float((a[k].double() - b[k].double()).square().sum()) for k in a)
 
-def load_change(pipe, folder, index: dict):
-    "Turn the base `pipe` into what the change in `folder` makes of it. Raises `CheckpointError` if the base is another one."
-    tensors, about = load_tensors(Path(folder) / "change.safetensors")
-    if abs(mark(pipe.transformer.state_dict()) / about["base"] - 1) > 1e-9: raise CheckpointError(f"{folder}: is a change of another base than {index['base']}; put back the base it was made from")
-    add_changes(pipe.transformer, tensors)
-    pipe.defaults |= index.get("defaults") or {}
-    return pipe
+def load_change(model, folder, base):
+    "Turn the transformer of `base` into what the change in `folder` makes of it, in place. Raises `CheckpointError` if `base` is not the one that the change was made from."
+    (tensors, about), weights = load_tensors(Path(folder) / "change.safetensors"), model.state_dict()
+    if abs(mark(weights.values()) / about["base"] - 1) > 1e-9: raise CheckpointError(f"{folder}: is a change of another base than {base}; put back the base it was made from")
+    add_changes(weights, tensors)

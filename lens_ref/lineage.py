@@ -26,7 +26,7 @@ from .data import CachedData, as_tensor, build_cache, join_caches, load_cache, r
 from .dit import LensTransformer2DModel, count_flops, init_weights, preset
 from .parallel import Shard, rank, together, wait, world_size
 from .pipeline import LensPipeline
-from .runs import StopSignal, check_same, command_line, git_commit
+from .runs import StopSignal, command_line, git_commit, keep_plan
 from .text import TextConfig, TextEncoder, train_lm
 from .tokenizer import TextTokenizer
 from .train import FixedValidation, Learner, TrainConfig, pretrain_step, train
@@ -275,11 +275,7 @@ def _silent(line): pass
 
 def open_folder(out, config, source):
     "Make `out`, or see that it was begun with the same settings: finished stages are used as they are. Raises ConfigError naming what differs; only `steps`, `mixed_steps` and `workers` may."
-    try: out.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise ConfigError(f"{out}: cannot be made a folder ({e.strerror}); give another --out") from e
-    plan, path = dict(source=source.name, **config.to_dict()), out / "settings.json"
-    if path.is_file(): check_same(json.loads(path.read_text()), plan, f"{out}: settings", ("steps", "mixed_steps", "workers"), "set it back, or use another --out")
-    with atomic_write(path) as tmp: Path(tmp).write_text(json.dumps(plan, indent=1))
+    keep_plan(out, dict(source=source.name, **config.to_dict()), ("steps", "mixed_steps", "workers"))
 
 
 def build(out, config=None, source=None, log=print):

@@ -259,7 +259,10 @@ class LensPipeline(DiffusionPipeline):
             from lens_ref.deltas import load_change
             base = Path(folder) / spec["base"]
             if not base.is_dir(): raise CheckpointError(f"{folder}: is a change of the pipeline in {base}, which is not there; put it back, or save this one whole")
-            pipe = load_change(cls.from_pretrained(base, offload=offload, **parts), folder, spec).to(device)
+            pipe = cls.from_pretrained(base, offload=offload, **parts)
+            if "transformer" not in parts: load_change(pipe.transformer, folder, base)
+            pipe.defaults |= spec.get("defaults") or {}
+            pipe = pipe.to(device)
             return pipe.to(dtype) if dtype else pipe
         kinds = {k: None if spec.get(k) == [None, None] else kind for k, kind in PARTS.items()}
         if "AutoencoderKLFlux2" in (spec.get("vae") or ()): kinds["vae"] = AutoencoderKLFlux2

@@ -19,6 +19,7 @@ from .rewards import ExactJudge
 from .rl import new_run, reinforce
 from .rlprompts import toy_prompts
 from .rollouts import RLConfig
+from .runs import keep_plan
 from .world import KINDS, SKILLS
 
 # %% ../nbs/09e_ablate_rl.ipynb #09e00006
@@ -91,9 +92,9 @@ def _quiet(line): pass
 
 # %% ../nbs/09e_ablate_rl.ipynb #09e0000b
 def ablate_rl(out, config: RLAblationConfig | None = None, base=None, log=print) -> list[dict]:
-    "All of `ARMS` and the base, with all seeds, into folder `out`; the rows of `run_arm`, also saved as `out/rl.json`. `base`: folder of the pipeline that is trained."
+    "All of `ARMS` and the base, with all seeds, into folder `out`; the rows of `run_arm`, also saved as `out/rl.json`. `base`: folder of the pipeline that is trained. Finished runs are kept; raises `ConfigError` if they had other settings."
     config, base, out = config or RLAblationConfig(), base or data_path("toy"), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    keep_plan(out, dict(what="rl", base=str(base), **config.to_dict()), ("workers",))
     jobs, rows = [(out, arm, seed, config, base) for seed in range(config.seeds) for arm in ("base", *ARMS)], []
     with ProcessPoolExecutor(min(config.workers or os.cpu_count() or 1, len(jobs)), multiprocessing.get_context("spawn")) as pool:
         for row in pool.map(run_arm, *zip(*jobs)):

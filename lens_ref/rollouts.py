@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from .core import Config, ConfigError, DataError
+from .deltas import mark
 from .flow import SOLVERS, sample, sigma_schedule, velocity_at
 from .nft import MIXES, advantages, log_prob, old_policy_mix, optimality, sde_mean_std, useful
 from .parallel import gather, rank, take_rows, world_size
@@ -160,7 +161,7 @@ class Policy:
     def base_print(self) -> float:
         "A number that tells one base model from another: from the frozen weights with LoRA, else from those at the start."
         weights = [p.detach() for p in self.model.parameters() if not p.requires_grad] if self.first is None else self.first.values()
-        return float(sum(local(w).double().abs().sum() for w in weights))
+        return mark(map(local, weights))
 
     def as_old(self): return wearing(self.model, self.old)
     def as_reference(self): return adapter_off(self.model) if self.first is None else wearing(self.model, self.first)
@@ -241,8 +242,7 @@ class HeldOut:
 
     `judge` is the one trained on; `checker` another, independent of it, for the alarm. `seconds`: time spent on it. Processes that train together each take a part."""
     def __init__(self, pipe, learner, prompts: list, judge, config: RLConfig, checker=None):
-        self.seconds = 0.0
-        self.pipe, self.learner, self.prompts, self.judges, self.config, self.scores = pipe, learner, list(prompts), [j for j in (judge, checker) if j], config, []
+        self.pipe, self.learner, self.prompts, self.judges, self.config, self.scores, self.seconds = pipe, learner, list(prompts), [j for j in (judge, checker) if j], config, [], 0.0
 
     def part(self) -> list:
         "This process's pictures: (prompt, copy, does it count). All processes draw equally many."

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['epoch_order', 'batch_indices', 'InMemoryData', 'to_device', 'batch_size_of', 'StreamData', 'is_whole', 'checkpoints',
            'latest_checkpoint', 'write_checkpoint', 'read_checkpoint', 'rng_state', 'set_rng_state', 'isolated_rng',
-           'own_state', 'check_same', 'check_weights', 'keep', 'restore', 'StopSignal', 'display_mode', 'due',
-           'duration', 'status_line', 'curve', 'plot_run', 'Meter', 'Progress', 'git_commit', 'command_line']
+           'own_state', 'check_same', 'keep_plan', 'check_weights', 'keep', 'restore', 'StopSignal', 'display_mode',
+           'due', 'duration', 'status_line', 'curve', 'plot_run', 'Meter', 'Progress', 'git_commit', 'command_line']
 
 # %% ../nbs/06b_runs.ipynb #dcb28726
-import contextlib, math, os, random, signal, subprocess, sys, threading, time, zipfile
+import contextlib, json, math, os, random, signal, subprocess, sys, threading, time, zipfile
 from collections import deque
 from pathlib import Path
 import numpy as np
@@ -157,6 +157,15 @@ def check_same(saved: dict, now: dict, what: str, allow=(), remedy: str | None =
         if k not in allow and saved.get(k) != now.get(k):
             raise ConfigError(f"{what}.{k}={now.get(k)!r}, but the checkpoint was made with {saved.get(k)!r}: "
                               + (remedy or f"set it back, use another folder, or allow it with allow=[{k!r}]"))
+
+def keep_plan(out, plan: dict, free=()):
+    "Make folder `out` and note in its `settings.json` what it is for, or see that it was begun so. Raises `ConfigError` if it cannot be made, or naming the first setting that differs and is not in `free`."
+    out, plan = Path(out), json.loads(json.dumps(plan))
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise ConfigError(f"{out}: cannot be made a folder ({e.strerror}); give another --out") from e
+    path = out / "settings.json"
+    if path.is_file(): check_same(json.loads(path.read_text()), plan, f"{out}: settings", free, "set it back, or use another --out")
+    with atomic_write(path) as tmp: Path(tmp).write_text(json.dumps(plan, indent=1))
 
 def check_weights(saved: dict, now: dict, path):
     "Raise `CheckpointError` naming the first weight that is missing, extra or of another shape."

@@ -25,13 +25,23 @@ def nudged(scale=.01):
 def base(tmp_path): return shutil.copytree(TOY, tmp_path / "base")
 
 
-def test_what_is_loaded_is_what_save_change_left_in_the_pipeline(base, tmp_path):
-    pipe = nudged()
+def test_the_share_kept_is_that_of_what_is_loaded_and_the_pipeline_stays_as_it_was(base, tmp_path):
+    pipe, start = nudged(), LensPipeline.from_pretrained(TOY).transformer.state_dict()
+    before = {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
     kept = save_change(pipe, tmp_path / "stage", base, rank=8)
-    again = LensPipeline.from_pretrained(tmp_path / "stage").transformer.state_dict()
-    assert 0 < kept < 1                                            # random changes are not of low rank
-    assert all(torch.equal(v, again[k]) for k, v in pipe.transformer.state_dict().items())
+    loaded = LensPipeline.from_pretrained(tmp_path / "stage").transformer.state_dict()
+    off = lambda a: sum((a[k].double() - before[k].double()).square().sum().item() for k in before)
+    assert 0 < kept < 1 and kept == pytest.approx(1 - off(loaded) / off(start), abs=1e-9)          # random changes are not of low rank
+    assert all(torch.equal(v, before[k]) for k, v in pipe.transformer.state_dict().items())
     assert json.loads((tmp_path / "stage/model_index.json").read_text())["base"] == "../base"
+
+
+def test_a_transformer_that_is_given_is_taken_as_it_is(base, tmp_path):
+    save_change(nudged(), tmp_path / "stage", base)
+    other = nudged(.1).transformer
+    before = [p.clone() for p in other.parameters()]
+    pipe = LensPipeline.from_pretrained(tmp_path / "stage", transformer=other)
+    assert pipe.transformer is other and all(map(torch.equal, before, other.parameters()))
 
 
 def test_the_folders_may_move_together_but_not_apart(base, tmp_path):

@@ -216,3 +216,14 @@ def test_every_batch_order_is_its_own_step():
     later = data.batch(13)["latents"]
     assert torch.equal(later, CachedData(cache, 8, seed=3).batch(13)["latents"])
     for epoch in (0, 1): assert sorted(np.concatenate([data.batch(epoch * 8 + i)["latents"].flatten().numpy() for i in range(8)])) == list(range(n))
+
+
+def test_an_ablation_never_takes_runs_of_other_settings_for_its_own(tmp_path):
+    from lens_ref.ablate import AblationConfig, ablate_captions
+    from lens_ref.rlablate import RLAblationConfig, ablate_rl
+    from lens_ref.runs import keep_plan
+    for what, run, config in (("captions", ablate_captions, AblationConfig()), ("rl", ablate_rl, RLAblationConfig())):
+        keep_plan(tmp_path / what, dict(what=what, base="here", **config.to_dict()))
+        with pytest.raises(ConfigError, match="settings.per_skill=3.*another --out"): run(tmp_path / what, config.replace(per_skill=3), "here")
+        with pytest.raises(ConfigError, match="settings.base='elsewhere'"): run(tmp_path / what, config, "elsewhere")
+        assert [p.name for p in (tmp_path / what).iterdir()] == ["settings.json"]
