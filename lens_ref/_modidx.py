@@ -1203,5 +1203,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'lens_ref.world.relation': ('world.html#relation', 'lens_ref/world.py'),
                                 'lens_ref.world.render': ('world.html#render', 'lens_ref/world.py'),
                                 'lens_ref.world.sample_scene': ('world.html#sample_scene', 'lens_ref/world.py'),
+                                'lens_ref.world.spaced': ('world.html#spaced', 'lens_ref/world.py'),
                                 'lens_ref.world.sprite': ('world.html#sprite', 'lens_ref/world.py'),
+                                'lens_ref.world.stretch': ('world.html#stretch', 'lens_ref/world.py'),
                                 'lens_ref.world.unit': ('world.html#unit', 'lens_ref/world.py')}}}

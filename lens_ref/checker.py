@@ -51,11 +51,12 @@ def gain_map(image, recon, pixels, kinds, ground=None, seen=None):
 # %% ../nbs/00c_checker.ipynb #689077f0
 @dataclass(frozen=True)
 class Reading:
-    "What the checker sees: `things` with the share of their pixels they explain in `fit`, the setting and the sign or None."
+    "What the checker sees in a picture of `size` (height, width): `things` with the share of their pixels they explain in `fit`, the setting and the sign or None."
     things: tuple
     fit: tuple
     setting: str
     sign: Sign | None = None
+    size: tuple = (64, 64)
 
     def of(self, kind): return [t for t in self.things if t.kind == kind]
 
@@ -150,7 +151,7 @@ class Checker:
         grounds = _backgrounds(h, w)[where]
         signs = [read_sign(i, g) for i, g in zip(x, grounds)]
         recon = torch.stack([_with_sign(g, s) for g, s in zip(grounds, signs)])
-        return [Reading(*zip(*found) if found else ((), ()), SETTINGS[s], sign)
+        return [Reading(*zip(*found) if found else ((), ()), SETTINGS[s], sign, (h, w))
                 for found, s, sign in zip(self._pursue(x, recon), where.tolist(), signs)]
 
     def _pursue(self, x, recon):
@@ -206,7 +207,7 @@ def facts(scene):
 
 
 def _relation_holds(reading, a, r, b):
-    return any(relation(x, y) == r for x in reading.of(a) for y in reading.of(b))
+    return any(relation(x, y, *reading.size) == r for x in reading.of(a) for y in reading.of(b))
 
 
 CHECKS = {

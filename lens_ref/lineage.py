@@ -35,8 +35,8 @@ from .wording import LANGUAGES, alt_text, brief_caption, dense_caption
 from .world import render, sample_scene
 
 # %% ../nbs/07c_lineage.ipynb #431e3617
-SHAPES = tuple(Bucket(h, w, base) for base, sizes in {64: ((64, 64), (64, 96), (96, 64), (64, 128), (128, 64)), 80: ((80, 80), (80, 128), (128, 80))}.items() for h, w in sizes)   # of stage 2; base: the shorter side, which scales all objects
-FIRST = .25  # share of stage 2 at the size of stage 1
+SHAPES = tuple(Bucket(h, w, 16 * round((h * w) ** .5 / 16)) for h, w in ((64, 64), (64, 80), (80, 64), (64, 96), (96, 64), (64, 128), (128, 64), (96, 96), (80, 128), (128, 80)))   # of stage 2
+FIRST = .3   # share of stage 2 at the size of stage 1
 PARTS = 8   # files of the cache: each can be made by another process, and a stopped run keeps those that are done
 
 

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SPRITES', 'COLORS', 'SIZES', 'RING', 'SETTINGS', 'WORDS', 'LAYOUTS', 'SKILLS', 'GROUNDS', 'BOARD', 'FRAME',
-           'SLOT', 'Thing', 'Sign', 'Scene', 'extent', 'place_name', 'relation', 'sample_scene', 'sprite', 'background',
-           'letter', 'unit', 'board_box', 'letter_boxes', 'draw_board', 'draw_sign', 'corner', 'paste', 'render']
+           'SLOT', 'Thing', 'Sign', 'Scene', 'extent', 'place_name', 'unit', 'stretch', 'relation', 'sample_scene',
+           'sprite', 'background', 'letter', 'board_box', 'letter_boxes', 'draw_board', 'draw_sign', 'corner', 'paste',
+           'spaced', 'render']
 
 # %% ../nbs/00_world.ipynb #d738a0f7
 import functools
 import math
 import pathlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -86,13 +87,27 @@ def place_name(x, y):
     return ("top", "middle", "bottom")[i], ("left", "center", "right")[j]
 
 
-def relation(a, b):
-    "How thing `a` lies to thing `b`: inside, around, overlapping, left of, right of, above or below; None when it is too close to call."
+def unit(height, width):
+    "Pixels per world unit: 1 where the shorter side has 64 to 128 pixels, so that a larger picture has room for more; outside, the shorter side scales all there is."
+    side = min(height, width)
+    return max(min(side, 64) / 64, side / 128)
+
+
+def stretch(height, width):
+    "Size of a picture in world units, as (down, across) multiples of the 64 by 64 picture: each at least 1."
+    u = 64 * unit(height, width)
+    return height / u, width / u
+
+
+def relation(a, b, height=64, width=64):
+    "How thing `a` lies to thing `b` in a picture of this size: inside, around, overlapping, left of, right of, above or below; None when it is too close to call."
+    down, across = stretch(height, width)
     dx, dy = (a.x - b.x) * 64, (a.y - b.y) * 64
-    if b.kind == "ring" and math.hypot(dx, dy) < 9: return "inside"
-    if a.kind == "ring" and math.hypot(dx, dy) < 9: return "around"
+    apart = dx * across, dy * down
+    if b.kind == "ring" and math.hypot(*apart) < 9: return "inside"
+    if a.kind == "ring" and math.hypot(*apart) < 9: return "around"
     reach = (extent(a.kind, a.size) + extent(b.kind, b.size)) / 2
-    if max(abs(dx), abs(dy)) < .8 * reach: return "overlapping"
+    if max(map(abs, apart)) < .8 * reach: return "overlapping"
     if abs(dx) >= abs(dy) + 4: return "left of" if dx < 0 else "right of"
     if abs(dy) >= abs(dx) + 4: return "above" if dy < 0 else "below"
     return None
@@ -269,11 +284,6 @@ def letter(char, pixels):
     return np.asarray(im.resize((pixels, rows), Image.Resampling.BOX)).astype(np.float32) / 255
 
 
-def unit(height, width):
-    "Pixels per world unit: 1.0 for 64 by 64, growing with the square root of the area (and never wider than the picture)."
-    return min(math.sqrt(height * width), 1.25 * min(height, width)) / 64
-
-
 def board_box(place, height, width):
     "(top, left, bottom, right) of the sign's board in pixels."
     u = unit(height, width)
@@ -323,6 +333,16 @@ def paste(img, thing):
     img[y:y + n, x:x + n] = (1 - alpha) * img[y:y + n, x:x + n] + a * np.array(COLORS[thing.color]) + b * 255
 
 
+def spaced(things, height, width):
+    "The things as they lie in a picture of this size: those that overlap or surround one another keep their distance in world units, all others their place in the frame."
+    (down, across), out = stretch(height, width), []
+    for t in things:
+        near = [o for o in things if o is t or relation(t, o) in ("inside", "around", "overlapping")]
+        x, y = (sum(getattr(o, k) for o in near) / len(near) for k in "xy")
+        out.append(replace(t, x=x + (t.x - x) / across, y=y + (t.y - y) / down))
+    return tuple(out)
+
+
 def render(scene, height=64, width=64):
     """Draw a scene: [height, width, 3] uint8. Sides must be multiples of 16 (one token of the model covers 16 by 16 pixels).
 
@@ -330,6 +350,6 @@ def render(scene, height=64, width=64):
     for name, v in (("height", height), ("width", width)):
         if v < 32 or v % 16: raise DataError(f"{name}: {v} is not a multiple of 16 of at least 32; try {max(32, round(v / 16) * 16)}")
     img = background(scene.setting, height, width).copy()
-    for t in scene.things: paste(img, t)
+    for t in spaced(scene.things, height, width): paste(img, t)
     if scene.sign: draw_sign(img, scene.sign)
     return img.round().clip(0, 255).astype(np.uint8)
