@@ -125,7 +125,7 @@ class ImageFolder:
     def samples(self, n, seed, part=0, parts=1): return self.rows[self.n_held_out + part::parts]
     def held_out(self, n, seed): return self.rows[:self.n_held_out]
 
-# %% ../nbs/07c_lineage.ipynb #7c0a0004
+# %% ../nbs/07c_lineage.ipynb #7c0b0001
 def every(n, log, say):
     "A callback that logs `say(x)` when the step `x` or `x.step` is a multiple of n, and never asks to stop."
     def tell(x, *rest):
@@ -139,7 +139,7 @@ def record(out, stage, start, **reached):
                 processes=world_size(), cores=os.cpu_count(), peak_gb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2), torch=torch.__version__, **reached)
     with atomic_write(out / "made" / f"{stage}.json") as tmp: Path(tmp).write_text(json.dumps(made, indent=1))
 
-
+# %% ../nbs/07c_lineage.ipynb #7c0b0003
 def stage_vae(out, config, source, log=print):
     "Train the autoencoder, unless `out/vae` is there."
     if (out / "vae/config.json").is_file(): return
@@ -173,7 +173,7 @@ def frozen(out):
     "The autoencoder and text encoder of `out`, for use."
     return ToyVAE.from_pretrained(out / "vae").eval(), TextEncoder.load(out / "text_encoder")
 
-
+# %% ../nbs/07c_lineage.ipynb #7c0b0005
 def missing(folder):
     "Numbers of the PARTS files of a cache that are this process's to make and not there."
     return [i for i in range(rank(), PARTS, world_size()) if not (folder / f"{i}.safetensors").is_file()]
@@ -191,7 +191,7 @@ def stage_cache(out, config, source, log=print):
         save_caches(bucket_caches(source.mixed(config.mixed_samples, config.seed, i, PARTS), vae, encoder), out / f"mixed/{i}.safetensors")
         log(f"cache  part {i + 1} of {PARTS}, many sizes")
 
-
+# %% ../nbs/07c_lineage.ipynb #7c0b0007
 def new_transformer(encoder, seed=0, layers=0):
     "A toy transformer with random weights, of `layers` blocks (0: the preset's)."
     torch.manual_seed(seed)
@@ -240,7 +240,7 @@ def stage_transformer(out, config, source, log=print):
     if config.mixed_steps and not learn("mixed", model, mixed_config(config), mixed_data(out, config, log), out, watch, log): return None
     return LensPipeline(model, vae, encoder)
 
-
+# %% ../nbs/07c_lineage.ipynb #7c0b0009
 def mixed_config(config):
     "Settings of stage 2: those of stage 1 again."
     return train_config(config).replace(steps=config.mixed_steps, warmup=min(100, config.mixed_steps // 4))
@@ -258,7 +258,7 @@ def mixed_data(out, config, log=print):
     counts = rank_batches(SHAPES, lambda n: count_flops(preset("toy"), n, words)["total"], config.batch_size // world_size(), per="bucket")
     return MixedData(caches, counts, config.seed, rank(), world_size(), shares, log)
 
-
+# %% ../nbs/07c_lineage.ipynb #7c0b000b
 def stages(out, config, source, log=print):
     "All stages, in each of the processes that share them: the autoencoder and the language model side by side, the rest together."
     for i, stage in enumerate((stage_vae, stage_text)):
