@@ -124,7 +124,7 @@ LAYOUTS = {
 SKILLS = ("single", "two", "counting", "colors", "position", "attribute", "text")
 
 
-def _jittered(centers, rng, amount=1):
+def _jittered(centers, rng, amount):
     return [((x + rng.randint(-amount, amount)) / 64, (y + rng.randint(-amount, amount)) / 64) for x, y in centers]
 
 
@@ -134,49 +134,49 @@ def _groups(n_groups, rng):
     return [(k, rng.choice(list(COLORS)), rng.choice(list(SIZES))) for k in kinds]
 
 
-def _spread(counts, rng, centers=None):
+def _spread(counts, rng, jitter, centers=None):
     "Things for groups of the given counts on one layout."
     centers = centers or rng.choice(LAYOUTS[sum(counts)])
-    spots = _jittered(rng.sample(centers, len(centers)), rng)
+    spots = _jittered(rng.sample(centers, len(centers)), rng, jitter)
     return tuple(Thing(*g, *spots.pop()) for g, n in zip(_groups(len(counts), rng), counts) for _ in range(n))
 
 
-def _inside(rng):
+def _inside(rng, jitter):
     (k, c, _), (_, rc, _) = _groups(2, rng)
-    spot, = _jittered([(32, 32)], rng, 2)
+    spot, = _jittered([(32, 32)], rng, jitter + 1)
     return (Thing("ring", rc, "large", *spot), Thing(k, c, rng.choice(["small", "medium"]), *spot))
 
 
-def _overlapping(rng):
+def _overlapping(rng, jitter):
     (a, ca, _), (b, cb, _) = _groups(2, rng)
-    (x, y), = _jittered([(32, 32)], rng, 3)
+    (x, y), = _jittered([(32, 32)], rng, jitter + 2)
     dx, dy = rng.choice([(10, 4), (10, -4), (-10, 4), (4, 10)])        # the second, in front, hides about a quarter of the first
     return tuple(Thing(k, c, "large", x + s * dx / 64, y + s * dy / 64) for k, c, s in ((a, ca, -1), (b, cb, 1)))
 
 
-def _sign_scene(rng):
+def _sign_scene(rng, jitter):
     place = rng.choice(["top", "bottom"])
     y = 43 if place == "top" else 21                          # clear of the board, and clearly below or above the middle
     spots = [[], [(32, y)], [(16, y), (48, y)]][rng.choice([0, 1, 1, 2])]
-    things = _spread([1] * len(spots), rng, spots) if spots else ()
+    things = _spread([1] * len(spots), rng, jitter, spots) if spots else ()
     return things, Sign(rng.choice(WORDS), rng.choice(list(COLORS)), place)
 
 
-def sample_scene(rng, skill=None):
-    """A random scene that exercises `skill` (one of `SKILLS`); a random one by default. `rng` is a `random.Random`.
+def sample_scene(rng, skill=None, jitter=1):
+    """A random scene that exercises `skill` (one of `SKILLS`); a random one by default. `rng` is a `random.Random`; `jitter`: how far things stray from the centres of their layout, in world units, at most 4.
 
     `position` draws left/right/above/below, inside and overlapping pairs. Without a skill, overlapping pairs come more often than
     `position` alone would bring them: they are the hardest to draw, and at 3% of the scenes they were not learned. Raises DataError for an unknown skill."""
     if skill is None: skill = rng.choices([*SKILLS, "overlapping"], [3, 4, 5, 2, 4, 5, 4, 3])[0]
     elif skill not in SKILLS: raise DataError(f"skill: {skill!r} is unknown; choose one of {', '.join(SKILLS)}")
     setting, sign = rng.choice(SETTINGS), None
-    if skill in ("single", "colors"): things = _spread([1], rng)
-    elif skill == "two": things = _spread([1, 1], rng)
-    elif skill == "counting": things = _spread([rng.choice([2, 3, 3, 4])], rng)
-    elif skill == "attribute": things = _spread(rng.choice([[1, 1], [1, 1, 1], [2, 1], [2, 2], [3, 1], [2, 1, 1], [1, 1, 1, 1]]), rng)
-    elif skill == "text": things, sign = _sign_scene(rng)
-    elif skill == "overlapping": things = _overlapping(rng)
-    else: things = rng.choices([_inside, _overlapping, lambda r: _spread([1, 1], r, r.choice(LAYOUTS[2][:2]))], [2, 2, 6])[0](rng)
+    if skill in ("single", "colors"): things = _spread([1], rng, jitter)
+    elif skill == "two": things = _spread([1, 1], rng, jitter)
+    elif skill == "counting": things = _spread([rng.choice([2, 3, 3, 4])], rng, jitter)
+    elif skill == "attribute": things = _spread(rng.choice([[1, 1], [1, 1, 1], [2, 1], [2, 2], [3, 1], [2, 1, 1], [1, 1, 1, 1]]), rng, jitter)
+    elif skill == "text": things, sign = _sign_scene(rng, jitter)
+    elif skill == "overlapping": things = _overlapping(rng, jitter)
+    else: things = rng.choices([_inside, _overlapping, lambda r, j: _spread([1, 1], r, j, r.choice(LAYOUTS[2][:2]))], [2, 2, 6])[0](rng, jitter)
     return Scene(things, setting, sign)
 
 # %% ../nbs/00_world.ipynb #ffbc9b1d
