@@ -247,13 +247,25 @@ def load_caches(path) -> dict:
 
 # %% ../nbs/02c_buckets.ipynb #8ef3e8a0
 class ShardCache(CachedData):
-    "A cache whose samples stay in their shards until their batch is asked for: `cache[\"latents\"]` lists (path, entry). Damaged samples are noted, and their batch is smaller."
-    def rows(self, index):
-        self.damage = getattr(self, "damage", None) or Damage()
-        samples = [read_or_note(*self.cache["latents"][i], self.damage) for i in index]
-        parts = [one_cache(s) for s in samples if s is not None]
-        if not parts: raise DataError(f"{self.cache['latents'][index[0]][0]}: none of the {len(index)} samples of a batch can be read")
-        return CachedData(join_caches(parts), 1).rows(torch.arange(len(parts)))
+    """A cache whose samples stay in their shards until their batch is asked for: `cache["latents"]` lists (path, entry).
+
+    A damaged sample is noted in `damage`, and the next in the order that can be read stands in for it: a batch keeps its size, whoever reads it."""
+    def __init__(self, cache, batch_size, seed=0, group=16):
+        super().__init__(cache, batch_size, seed, group)
+        self.damage = Damage()
+
+    def readable(self, order, place) -> dict:
+        "The sample at a place of an order, or its stand-in. Raises `DataError` if a thousand in a row are damaged."
+        for k in range(min(len(order), 1000)):
+            path, entry = self.cache["latents"][order[(place + k) % len(order)]]
+            if (sample := read_or_note(path, entry, self.damage)) is not None: return one_cache(sample)
+        raise DataError(f"{path}: not one of {k + 1} samples can be read; copy the shards again")
+
+    def pick(self, order, places, width=0):
+        parts = [self.readable(order, int(p)) for p in places]
+        return CachedData(join_caches(parts), 1).rows(torch.arange(len(parts)), width)
+
+    def rows(self, index, width=0): return self.pick(index, range(len(index)), width)
 
 def one_cache(sample) -> dict:
     "The features of one sample as a cache. Raises `DataError` if it has none."

@@ -112,15 +112,15 @@ def _chunks(items, n):
 
 @torch.no_grad()
 def build_cache(samples, vae, encoder, batch=64, callback=None):
-    "Encode (image, caption, _) samples of one size: dict of latents [N, h*w, C], tokens [T, layers, D], offsets [N + 1], grid [2]."
+    "Encode (image, caption, _) samples of one size, each encoder on its own device: dict of latents [N, h*w, C], tokens [T, layers, D], offsets [N + 1], grid [2], on the CPU."
     from lens_ref.vae import encode
     latents, tokens, lengths = [], [], []
     for part in _chunks(samples, batch):
         images, captions, _ = zip(*part)
-        latents.append(encode(vae, as_tensor(images)).half())
+        latents.append(encode(vae, as_tensor(images)).half().cpu())
         text, mask = encoder.encode(list(captions))
-        tokens.append(torch.stack(text, 2)[mask].bfloat16())                          # [real tokens, layers, D]
-        lengths.append(mask.sum(1))
+        tokens.append(torch.stack(text, 2)[mask].bfloat16().cpu())                    # [real tokens, layers, D]
+        lengths.append(mask.sum(1).cpu())
         if callback: callback(sum(map(len, latents)))
     h, w = images[0].shape[:2]
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), torch.cat(lengths).cumsum(0)])
@@ -165,19 +165,28 @@ class CachedData:
         self._epoch = epoch, rows[torch.randperm(len(rows), generator=g)]
         return self._epoch[1]
 
-    def rows(self, index):
-        "The samples of `index` as a batch: latents [B, h*w, C], text list of [B, S, D], text_mask bool [B, S], grid."
+    def rows(self, index, width=0):
+        "The samples of `index` as a batch: latents [B, h*w, C], text list of [B, S, D], text_mask bool [B, S], grid. Text is padded to the longest, and to `width` at least."
         c, n = self.cache, self.lengths[index]
-        at = torch.arange(n.max())[None]
+        at = torch.arange(max(n.max(), width))[None]
         mask = at < n[:, None]
         flat = (c["offsets"][index][:, None] + at).clamp(max=len(c["tokens"]) - 1)
         text = c["tokens"][flat].float() * mask[..., None, None]                      # [B, S, layers, D]
         return dict(latents=c["latents"][index].float(), text=list(text.unbind(2)), text_mask=mask, grid=tuple(c["grid"].tolist()))
 
+    def pick(self, order, places, width=0):
+        "The samples at `places` of an order of indices, as `rows` gives them."
+        return self.rows(order[places], width)
+
+    def part(self, step, own):
+        "The rows `own` of the batch of a step, padded like the whole; of the other rows nothing is read."
+        epoch, i = divmod(step, len(self) // self.batch_size)
+        order = self.order(epoch)
+        return self.pick(order.flatten(), i * self.batch_size + torch.as_tensor(list(own)), int(self.lengths[order[i]].max()))
+
     def batch(self, step):
         "The batch of a training step (0, 1, ...)."
-        epoch, i = divmod(step, len(self) // self.batch_size)
-        return self.rows(self.order(epoch)[i])
+        return self.part(step, range(self.batch_size))
 
     def state_dict(self): return dict(items=len(self), batch_size=self.batch_size, seed=self.seed)
 

@@ -67,14 +67,17 @@ def take_rows(x, index):
     return [take_rows(v, index) for v in x] if isinstance(x, list) else x
 
 class Shard:
-    "The part of each batch of `data` that is this process's own: rows `rank, rank + world, ...`, with their `place` in the whole batch."
+    """The part of each batch of `data` that is this process's own: rows `rank, rank + world, ...`, with their `place` in the whole batch.
+
+    `data` that has `batch_size` and `part(step, rows)` is asked for those rows alone; else its whole batch is made and the others are dropped."""
 
     def __init__(self, data): self.data = data
 
     def batch(self, step: int) -> dict:
-        whole = self.data.batch(step)
-        own = range(rank(), len(whole["latents"]), world_size())
-        return take_rows(whole, torch.tensor(own)) | dict(place=list(own))
+        whole = None if hasattr(self.data, "part") else self.data.batch(step)
+        own = range(rank(), self.data.batch_size if whole is None else len(whole["latents"]), world_size())
+        rows = self.data.part(step, own) if whole is None else take_rows(whole, torch.tensor(own))
+        return rows | dict(place=list(own))
 
     def state_dict(self): return self.data.state_dict()
     def load_state_dict(self, saved): self.data.load_state_dict(saved)

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from .core import CheckpointError, Config, ConfigError, DataError, LensError, nearest, seed_everything
-from .buckets import Bucket, MixedData, open_cache, rank_batches, shard_caches
+from .buckets import Bucket, MixedData, ReadAhead, open_cache, rank_batches, shard_caches
 from .data import load_cache
 from .dit import LensTransformer2DModel, count_flops, init_weights, preset
 from .parallel import Shard, agree, average, gather, rank, take_rows, wait, world_size
@@ -351,7 +351,8 @@ def cut_caches(caches: dict, held_out: int) -> tuple:
 
 def model_settings(name: str, caches: dict):
     "The model preset for the features in a cache. Only the toy follows their width. Raises `ConfigError` if they do not fit."
-    one = open_cache(next(iter(caches.values())), 1, 0).rows(torch.tensor([0]))
+    cache = next(iter(caches.values()))
+    one = open_cache(cache, 1, 0).pick(torch.arange(len(cache["latents"])), torch.tensor([0]))
     layers, width = len(one["text"]), one["text"][0].shape[-1]
     config = preset(name, enc_hidden_dim=width) if name == "toy" else preset(name)
     need = dict(in_channels=one["latents"].shape[2], enc_hidden_dim=width)
@@ -428,7 +429,7 @@ def pretrain(cache, out, preset_name: str = "toy", scale: ScaleConfig | None = N
         torch.manual_seed(config.seed)
         with own: net = init_weights(LensTransformer2DModel(**model.to_dict()))
         learner = ParallelLearner(net, config, scale)
-        run_loop(learner, serve(kept, config, model, accumulate), out, say, writers=writers, allow=allow, step_fn=step_fn,
+        run_loop(learner, ReadAhead(serve(kept, config, model, accumulate)), out, say, writers=writers, allow=allow, step_fn=step_fn,
                  validate=SharedValidation(unseen, config) if held_out else None)
         if learner.step < config.steps: say(f"stopped at step {learner.step:,}; the same command goes on from there")
         else: say(f"weights in {export(learner, out / 'transformer').parent}")

@@ -80,14 +80,14 @@ def _statistics(vae):
 
 @torch.no_grad()
 def encode(vae, images):
-    """images [B, 3, H, W] in [-1, 1] -> latents [B, h*w, 4c], one normalised token per 16x16 pixels (released).
+    """images [B, 3, H, W] in [-1, 1] -> latents [B, h*w, 4c], one normalised token per 16x16 pixels (released), on the device of the autoencoder.
 
     `vae`: ToyVAE or diffusers' AutoencoderKLFlux2. Raises DataError when a side is not a multiple of 16, or for another shape."""
     if images.ndim != 4 or images.shape[1] != 3: raise DataError(f"images: expected [B, 3, H, W], got {list(images.shape)}")
     for name, n in zip(("height", "width"), images.shape[-2:]):
         if n % 16: raise DataError(f"{name}: {n} is not a multiple of 16; crop or resize the image to {max(16, n // 16 * 16)}")
     mean, std = _statistics(vae)
-    z = patchify(vae.encode(images.to(vae.dtype)).latent_dist.mode())
+    z = patchify(vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode())
     return ((z - mean) / std).flatten(2).transpose(1, 2)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lens_ref.buckets import (Bucket, Buckets, MixedData, ReadAhead, bucket_caches, bucket_preset, draws, equal_batches, fit_into, load_caches, make_buckets, pad_batches,
+from lens_ref.buckets import (Bucket, Buckets, MixedData, ReadAhead, bucket_caches, bucket_preset, draws, equal_batches, fit_into, load_caches, make_buckets, open_cache, pad_batches,
                               rank_batches, save_caches, shard_caches, spread)
 from lens_ref.core import ConfigError, DataError
 from lens_ref.data import join_caches
@@ -194,12 +194,100 @@ def test_pictures_reach_the_cache_of_their_bucket_through_shards(tmp_path):
         a, b, c = (d.batch(step) for d in (lazy, eager, ahead))
         assert a["grid"] == b["grid"] and torch.equal(a["text_mask"], b["text_mask"]) and torch.allclose(a["latents"], b["latents"], atol=2e-3)
         assert torch.equal(a["latents"], c["latents"]) and all(torch.equal(x, y) for x, y in zip(a["text"], b["text"]))
-    raw = bytearray((tmp_path / "c" / "shard-00000.tar").read_bytes())
-    at = found[(2, 2)]["latents"][0][1][1] + 700
-    raw[at] ^= 1
-    (tmp_path / "c" / "shard-00000.tar").write_bytes(raw)
-    assert sorted(len(lazy.batch(s)["latents"]) for s in range(8) if lazy.batch(s)["grid"] == (2, 2))[-1] == 2        # one of three is damaged: the batch is smaller
     with pytest.raises(DataError, match="run cache_shards"): shard_caches(tmp_path / "s")
+
+
+@pytest.fixture
+def stored(tmp_path):
+    "The cache of twelve pictures of one size in two shards, each with a caption of its own length."
+    from test_shards import Encoders, picture
+    from lens_ref.shards import cache_shards, make_sample, write_shards
+    e = Encoders()
+    write_shards(list(range(12)), lambda rows: [make_sample(f"{i:08d}", picture(i, 32, 32), {"text": "w" * (i + 1)}) for i in rows], tmp_path / "s", log=quiet)
+    cache_shards(tmp_path / "s", tmp_path / "c", e.vae, e, per_shard=6, log=quiet)
+    return shard_caches(tmp_path / "c")[(2, 2)]
+
+
+def hurt(cache, i):
+    path, (_, start, _) = cache["latents"][i]
+    raw = bytearray(path.read_bytes())
+    raw[start + 700] ^= 1
+    path.write_bytes(raw)
+
+
+def as_rank(monkeypatch, number, n):
+    for name, value in (("rank", number), ("world_size", n)): monkeypatch.setattr(f"lens_ref.parallel.{name}", lambda value=value: value)
+
+
+def same_batch(a, b):
+    return a["place"] == b["place"] and torch.equal(a["latents"], b["latents"]) and torch.equal(a["text_mask"], b["text_mask"]) and all(map(torch.equal, a["text"], b["text"]))
+
+
+@pytest.mark.parametrize("n, pieces", [(2, 1), (2, 2), (3, 1)])
+def test_each_rank_reads_its_own_rows_and_gets_what_it_got_from_the_whole_batch(stored, monkeypatch, n, pieces):
+    from lens_ref import buckets
+    from lens_ref.parallel import Shard, take_rows
+    from lens_ref.scale import Pieces
+    read, true = [], buckets.read_or_note
+    monkeypatch.setattr(buckets, "read_or_note", lambda *a: read.append(a[1]) or true(*a))
+    class Whole:
+        def batch(self, step): return open_cache(stored, 6, 1).batch(step)                # has no `part`
+    for number in range(n):
+        as_rank(monkeypatch, number, n)
+        for step in (0, 1, 5):
+            want, at = Shard(Whole()).batch(step), len(read)
+            got = Pieces(open_cache(stored, 6, 1), pieces).batch(step)
+            assert len(read) - at == 6 // n
+            for j, piece in enumerate(got):
+                own = torch.arange(j, 6 // n, pieces)
+                assert same_batch(piece, take_rows(want, own) | dict(place=[want["place"][k] for k in own]))
+
+
+def test_a_damaged_sample_is_replaced_by_the_next_whoever_reads_it(stored, monkeypatch):
+    from lens_ref.scale import Pieces, cut_caches, model_settings
+    sound = open_cache(stored, 2, 0)
+    order, good = sound.order(0).flatten().tolist(), [sound.rows(torch.tensor([i]))["latents"] for i in range(12)]
+    hurt(stored, 0)
+    hurt(stored, order[(order.index(0) + 1) % 12])
+    want = [good[next(order[(p + k) % 12] for k in range(12) if order[(p + k) % 12] not in (0, order[(order.index(0) + 1) % 12]))] for p in range(12)]
+    data = open_cache(stored, 2, 0)
+    for number in (0, 1):                                                                 # one row each, two of two damaged
+        as_rank(monkeypatch, number, 2)
+        rows = [Pieces(data, 1).batch(step)[0]["latents"] for step in range(6)]
+        assert all(torch.equal(x, want[2 * step + number]) for step, x in enumerate(rows))
+    as_rank(monkeypatch, 0, 1)
+    assert [len(b["latents"]) for step in range(6) for b in Pieces(data, 2).batch(step)] == [1] * 12
+    assert len(data.damage.found) == 2 and all("checksum" in why for why in data.damage.found.values())
+    assert all(len(MixedData({(2, 2): stored}, {(2, 2): 1}, log=quiet).batch(step)["latents"]) == 1 for step in range(12))
+    with pytest.raises(ConfigError, match="in_channels"): model_settings("small", {(2, 2): stored})        # its first sample cannot be read: the next tells what is in it
+    assert cut_caches({(2, 2): stored}, 2)[1]["latents"].shape[0] == 2
+    for i in range(12): hurt(stored, i) if i not in (0, order[(order.index(0) + 1) % 12]) else None
+    with pytest.raises(DataError, match="not one of 12 samples can be read"): open_cache(stored, 2, 0).batch(0)
+
+
+def test_features_are_computed_on_the_device_of_each_encoder():
+    "A device that only describes its tensors stands in for a GPU: whoever mixes devices fails."
+    from lens_ref import vae as V
+    from lens_ref.data import build_cache
+    autoencoder, sent = V.ToyVAE(width=8).to("meta").eval(), []
+    class Encoder:
+        def encode(self, prompts): return [torch.zeros(len(prompts), 3, 4)] * 2, torch.ones(len(prompts), 3, dtype=torch.bool)
+    true = V.encode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(V, "encode", lambda vae, images: sent.append(true(vae, images)) or torch.zeros(sent[-1].shape))
+        build_cache([(np.zeros((32, 48, 3), np.uint8), "a", None)] * 2, autoencoder, Encoder())
+    assert sent[0].device.type == "meta" and sent[0].shape == (2, 6, 32)
+
+
+@pytest.mark.gpu
+def test_features_from_a_gpu_are_those_of_the_cpu():
+    from lens_ref.core import data_path
+    from lens_ref.data import build_cache, scene_samples
+    from lens_ref.pipeline import LensPipeline
+    here, there = (LensPipeline.from_pretrained(data_path("toy"), device=d) for d in ("cpu", "cuda"))
+    a, b = (build_cache(scene_samples(8, 0), p.vae, p.text_encoder) for p in (here, there))
+    assert all(x.device.type == "cpu" for x in b.values()) and torch.equal(a["offsets"], b["offsets"])
+    assert torch.allclose(a["latents"], b["latents"], atol=.02) and torch.allclose(a["tokens"].float(), b["tokens"].float(), atol=.1, rtol=.02)
 
 
 # ---- training on them
