@@ -122,12 +122,13 @@ def cmd_cache(a):
     from lens_ref.core import data_path
     from lens_ref.pipeline import LensPipeline
     from lens_ref.shards import cache_shards, layout_of
+    need_device(a.device)
     if a.sizes in ("lens", "toy"): fit = Buckets.preset(a.sizes)
     else:
         height, width = picture_size(a.sizes, "--sizes", "toy, lens or ")
         fit = Buckets([Bucket(height, width, round((height * width) ** .5))])
     if layout_of(a.shards)[0] != "shards": raise DataError(f"{a.shards}: holds no .tar shards; make them with lens-ref prepare")
-    pipe = LensPipeline.from_pretrained(a.model or data_path("toy"))
+    pipe = LensPipeline.from_pretrained(a.model or data_path("toy"), device=a.device)
     made = cache_shards(a.shards, a.out, pipe.vae, pipe.text_encoder, fit, a.kind, log=say)
     print(f"{a.out}: {len(made)} shards; next: lens-ref pretrain --cache {a.out} --out runs/mine")
 
@@ -338,7 +339,7 @@ def parser():
                 url=(str, "OpenAI-compatible servers that see pictures, with commas; without it the captions of metadata.jsonl are used"), vlm=("gpt-4.1", "the model to ask"), kinds=("dense", "captions to ask for: dense, brief or dense,brief"),
                 per_shard=(1000, "pictures in a shard"), ray=(0, "workers of Ray Data; 0 is this process alone")).add_argument("folder", help="pictures, with or without metadata.jsonl")
     add_command(sub, "cache", cmd_cache, out=("cached", "folder to write"), model=(str, "pipeline whose autoencoder and text encoder are used (the shipped toy)"), sizes=("64x64", "toy or lens buckets, or one size"),
-                kind=(str, "which caption: dense, brief or alt (the first there is)")).add_argument("shards", help="folder that `prepare` wrote")
+                kind=(str, "which caption: dense, brief or alt (the first there is)"), device=("cpu", "cpu or cuda: where both encoders compute")).add_argument("shards", help="folder that `prepare` wrote")
     p = sub.add_parser("pretrain", help="Train a transformer on cached pictures, in one process or under torchrun.", add_help=False)
     p.set_defaults(run=None)
     add_command(sub, "ablate", cmd_ablate, out=(str, "folder; a stopped run goes on from it (runs/captions or runs/rl)"), model=(str, "captions: pipeline whose autoencoder and text encoder are used; rl: pipeline that is trained (the shipped toy)"),

@@ -137,6 +137,12 @@ class ReleasedEncoder(TextEncoder):
         if self.read is None: raise DataError("text_encoder: its weights were released, and only prompts it has read before can be drawn; load it again for new ones")
         self.model = HFGptOss(self.read(self.home)).eval().requires_grad_(False)
 
+    def weights(self):
+        "As `TextEncoder.weights`; reads them if need be."
+        self._present()
+        names = dict(self.model.model.state_dict())                      # of GptOssModel: layers.0., norm., ...
+        return {k: v for k, v in names.items() if not k.startswith("norm.") and not (k.startswith("layers.") and int(k.split(".")[1]) > max(self.layers))}
+
     def _room(self, max_length):
         "Feature rows for a prompt: `max_length` counts the template's prefix too (released)."
         room = self.max_length if max_length is None else max_length - self.tokenizer.prefix_length

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'IMAGE_TYPES', 'Sample', 'make_sample', 'pack', 'unpack', 'w
            'read_entry', 'read_or_note', 'read_shard', 'Dropped', 'write_json', 'shard_path', 'finished', 'write_shard',
            'check_plan', 'in_turn', 'write_shards', 'image_rows', 'row_sample', 'field_sample', 'dataset_samples',
            'layout_of', 'open_samples', 'shard_counts', 'ShardStream', 'name_of', 'fit_16', 'cut', 'add_features',
-           'cache_shards']
+           'fingerprint', 'cache_shards']
 
 # %% ../nbs/02b_shards.ipynb #bf38e140
 import collections, functools, hashlib, io, itertools, json, tarfile, zlib
@@ -95,7 +95,7 @@ def unpack(key: str, files: dict[str, bytes]) -> Sample:
 def write_tar(path, samples) -> list:
     "Write samples to a tar, atomically. Returns [(key, start, stop)]: the bytes of each sample. Raises `CheckpointError` if the disk will not take it."
     entries = []
-    with atomic_write(path) as tmp, tarfile.open(tmp, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with atomic_write(path) as tmp, tarfile.open(tmp, "w", format=tarfile.PAX_FORMAT) as tar:
         for sample in samples:
             start = tar.offset
             for kind, data in pack(sample).items():
@@ -374,9 +374,11 @@ def fit_16(height: int, width: int) -> tuple:
 
 def cut(sample: Sample, fit=fit_16) -> np.ndarray:
     "The picture scaled and cut as `fit` says: [h, w, 3] uint8."
-    (height, width), box = fit(sample.height, sample.width)
+    (height, width), (left, top, right, bottom) = fit(sample.height, sample.width)
     im = sample.pixels()
-    return np.asarray((im if im.size == (width, height) else im.resize((width, height), Image.Resampling.LANCZOS)).crop(box))
+    if im.size == (width, height): return np.asarray(im.crop((left, top, right, bottom)))
+    x, y = im.width / width, im.height / height                     # only what is kept is scaled: a strip of 10 x 30,000 pixels would grow to hundreds of millions
+    return np.asarray(im.resize((right - left, bottom - top), Image.Resampling.LANCZOS, (left * x, top * y, right * x, bottom * y)))
 
 def add_features(samples: list, vae, encoder, fit=fit_16, kind: str | None = None, batch: int = 32):
     "Give each sample its `features`: pictures of one size go through the autoencoder together, with the caption of `kind` (None: the best)."
@@ -386,6 +388,18 @@ def add_features(samples: list, vae, encoder, fit=fit_16, kind: str | None = Non
         group = [i for i, a in enumerate(arrays) if a.shape == size]
         c = build_cache([(arrays[i], samples[i].caption(kind), None) for i in group], vae, encoder, batch)
         for j, i in enumerate(group): samples[i].features = dict(latents=c["latents"][j], tokens=c["tokens"][c["offsets"][j]:c["offsets"][j + 1]], grid=c["grid"])
+
+def fingerprint(part) -> str:
+    """Twelve hex digits that tell an autoencoder or text encoder from one with other weights: names, shapes and up to 4,096 values spread evenly over each tensor, since training moves all of them.
+
+    `part` has `weights()` or `state_dict()`; of what has neither its name is taken."""
+    import torch
+    weights = part.weights() if hasattr(part, "weights") else part.state_dict() if hasattr(part, "state_dict") else {}
+    digest = hashlib.sha256(repr((name_of(part), getattr(part, "layers", None))).encode())
+    for k, v in sorted(weights.items()):
+        some = v.detach().flatten()[::max(1, v.numel() // 4096)].cpu().contiguous()
+        digest.update(f"{k} {list(v.shape)} {v.dtype}".encode() + some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 def _readable(path, entry, fit):
     "The sample at an entry, or `Dropped` if it is damaged or does not fit."
@@ -405,10 +419,10 @@ def _featured(rows, paths, fit, at_once: int = 128, **how):
 def cache_shards(source, out, vae, encoder, fit=fit_16, kind: str | None = None, per_shard: int = 1000, log=print) -> dict:
     """Copy shards with latents and text features added to each sample; atomic and resumable like every writer here. `vae` and `encoder` as in `build_cache`.
 
-    Returns {shard: samples}; what was damaged is listed in the `.json` beside each shard."""
+    Returns {shard: samples}; what was damaged is listed in the `.json` beside each shard. Raises `ConfigError` if `out` was begun with another `vae`, `encoder`, `fit` or `kind`."""
     layout, paths = layout_of(source)
     if layout != "shards": raise DataError(f"{source}: holds no .tar shards; make them with `prepare`")
     damage = Damage(log=log)
     rows = [[i, *e] for i, p in enumerate(paths) for e in entries_of(p, damage)]
     how = dict(vae=vae, encoder=encoder, fit=fit, kind=kind)
-    return write_shards(rows, functools.partial(_featured, paths=paths, **how), out, per_shard, dict(kind=kind, fit=name_of(fit)), log=log)
+    return write_shards(rows, functools.partial(_featured, paths=paths, **how), out, per_shard, dict(kind=kind, fit=name_of(fit), vae=fingerprint(vae), encoder=fingerprint(encoder)), log=log)

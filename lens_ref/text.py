@@ -379,12 +379,15 @@ class TextEncoder:
         mask = mask[:, :keep]
         return [x[:, cut:cut + keep] * mask[..., None] for x in states], mask
 
+    def weights(self):
+        "The weights that features depend on: all but the layers above the last one used, and the head."
+        unused = lambda k: k.startswith(('lm_head', 'model.norm')) or (k.startswith('model.layers.') and int(k.split('.')[2]) > max(self.layers))
+        return {k: v for k, v in self.model.state_dict().items() if not unused(k)}
+
     def save(self, folder):
         "Write model.safetensors (bf16, without the layers and head that features never use), tokenizer.json and config.json."
-        folder, last = Path(folder), max(self.layers)
-        unused = lambda k: k.startswith(('lm_head', 'model.norm')) or (k.startswith('model.layers.') and int(k.split('.')[2]) > last)
-        weights = {k: v.to(torch.bfloat16) for k, v in self.model.state_dict().items() if not unused(k)}
-        save_tensors(weights, folder / 'model.safetensors')
+        folder = Path(folder)
+        save_tensors({k: v.to(torch.bfloat16) for k, v in self.weights().items()}, folder / 'model.safetensors')
         self.tokenizer.save(folder / 'tokenizer.json')
         config = dict(model=self.model.config.to_dict(), layers=self.layers, max_length=self.max_length)
         with atomic_write(folder / 'config.json') as temp: Path(temp).write_text(json.dumps(config, indent=1))

@@ -43,7 +43,7 @@ def test_folder_to_shards_to_weights(pictures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("argv, named", [(["prepare", "nowhere"], "nowhere"), (["prepare", "."], "images"), (["cache", "."], "shards"), (["cache", ".", "--sizes", "9x9"], "height: 9"),
-                                         (["cache", ".", "--sizes", "big"], "'big'"), (["pretrain", "--cache", "nowhere", "--out", "x"], "nowhere"), (["ablate", "captions", "--points", "0"], "points"),
+                                         (["cache", ".", "--sizes", "big"], "'big'"), (["cache", ".", "--device", "tpu"], "--device: 'tpu'"), (["pretrain", "--cache", "nowhere", "--out", "x"], "nowhere"), (["ablate", "captions", "--points", "0"], "points"),
                                          (["prepare", ".", "--per-shard", "0"], "--per-shard")])
 def test_commands_name_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -312,9 +312,67 @@ def test_features_join_the_samples_and_survive_a_kill(shards, tmp_path):
             Dies.calls += 1
             if Dies.calls == 3: raise KeyboardInterrupt
             return super().encode(prompts)
+    Dies.__name__ = "Encoders"                                                            # the same encoder, in a run that is killed
     with pytest.raises(KeyboardInterrupt): cache_shards(shards, tmp_path / "b", e.vae, Dies(), kind="brief", per_shard=4, log=quiet)
     write(tmp_path / "b", log=quiet)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_features_of_two_models_do_not_mix(shards, tmp_path):
+    from lens_ref.core import data_path
+    from lens_ref.shards import fingerprint
+    from lens_ref.text import TextEncoder
+    from lens_ref.vae import ToyVAE
+    load = lambda: (ToyVAE.from_pretrained(data_path("toy", "vae")), TextEncoder.load(data_path("toy", "text_encoder")))
+    (vae, encoder), again = load(), load()
+    assert list(map(fingerprint, again)) == [fingerprint(vae), fingerprint(encoder)]     # what is loaded twice is the same, unused layers or not
+    few = tmp_path / "few"
+    write_shards(list(range(2)), make, few, log=quiet)
+    cache_shards(few, tmp_path / "c", vae, encoder, log=quiet)
+    with torch.no_grad():
+        for p in again[0].parameters(): p.mul_(1.001)
+        again[1].model.model.layers[max(encoder.layers)].self_attn.o_proj.weight.mul_(1.001)
+    for name, pair in dict(vae=(again[0], encoder), encoder=(vae, again[1])).items():
+        with pytest.raises(ConfigError, match=f"begun with {name}="): cache_shards(few, tmp_path / "c", *pair, log=quiet)
+    cache_shards(few, tmp_path / "c", vae, encoder, log=quiet)
+
+
+def test_long_keys_are_written_and_short_ones_as_ever(tmp_path):
+    "A WebDataset of another tool with keys of 180 characters goes through `cache_shards`; keys that fit give the plainest tar."
+    key, e = "a" * 180, Encoders()
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i in range(2):
+            for kind, data in dict(png=picture(i), txt=b"a caption").items():
+                info = tarfile.TarInfo(f"{key}{i}.{kind}"); info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    assert cache_shards(tmp_path / "a.tar", tmp_path / "c", e.vae, e, log=quiet) == {"shard-00000.tar": 2}
+    listed, read = list(open_samples(tmp_path / "c")), list(read_shard(tmp_path / "c" / "shard-00000.tar"))
+    (tmp_path / "c" / "shard-00000.json").unlink()
+    scanned = list(read_shard(tmp_path / "c" / "shard-00000.tar"))
+    assert all([s.key for s in xs] == [f"{key}0", f"{key}1"] and xs[0].features for xs in (listed, read, scanned))
+    write_tar(tmp_path / "b.tar", make(range(3)))
+    with tarfile.open(tmp_path / "plain.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for s in make(range(3)):
+            for kind, data in pack(s).items():
+                info = tarfile.TarInfo(f"{s.key}.{kind}"); info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    assert (tmp_path / "b.tar").read_bytes() == (tmp_path / "plain.tar").read_bytes()
+
+
+@pytest.mark.parametrize("size", [(300, 412), (90, 500), (64, 64), (37, 51), (1000, 700)])
+def test_cutting_before_scaling_equals_scaling_before_cutting(size):
+    from lens_ref.buckets import Buckets
+    fit, noise = Buckets.preset("toy"), np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    out = io.BytesIO(); Image.fromarray(noise).save(out, "png")
+    (h, w), box = fit(*size)
+    whole = np.asarray(Image.fromarray(noise).resize((w, h), Image.Resampling.LANCZOS).crop(box)).astype(int)
+    assert abs(cut(make_sample("k", out.getvalue(), {"text": "a"}), fit) - whole).max() <= 1
+
+
+def test_a_strip_is_cut_without_growing_all_of_it():
+    from lens_ref.buckets import Buckets
+    out = io.BytesIO(); Image.new("RGB", (10, 30_000), "red").save(out, "png")
+    assert (cut(make_sample("k", out.getvalue(), {"text": "a"}), Buckets.preset("lens")) == (255, 0, 0)).all()
 
 
 def test_cutting_is_in_the_middle():
