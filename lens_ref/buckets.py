@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATIOS', 'PAPER', 'Bucket', 'paper_buckets', 'near_size', 'make_buckets', 'bucket_preset', 'Fit', 'fit_into',
-           'Buckets', 'spread', 'equal_batches', 'rank_batches', 'measure', 'hashed', 'draws', 'MixedData',
+           'Buckets', 'spread', 'equal_batches', 'rank_batches', 'measure', 'hashed', 'draws', 'tally', 'MixedData',
            'bucket_caches', 'mixed_scenes', 'save_caches', 'load_caches', 'ShardCache', 'one_cache', 'open_cache',
            'shard_caches', 'ReadAhead', 'pad_batches']
 
@@ -159,12 +159,21 @@ def draws(seed: int, steps, ranks, weights) -> np.ndarray:
     return np.minimum(np.searchsorted(edges, hashed(seed, steps, ranks), side="right"), len(edges) - 1)
 
 # %% ../nbs/02c_buckets.ipynb #a62ebe92
+def tally(seed: int, weights, world: int, first: int, last: int) -> np.ndarray:
+    "How often each bucket is drawn by `world` ranks in the steps from `first` to before `last`."
+    counts, most = np.zeros(len(weights), np.int64), 65536 // world + 1                # steps at a time
+    for at in range(first, last, most):
+        picked = draws(seed, np.arange(at, min(last, at + most))[:, None], np.arange(world), weights)
+        counts += np.bincount(picked.ravel(), minlength=len(counts))
+    return counts
+
 class MixedData:
     """Batches of one bucket each, for one of `world` ranks: `batch(step)` depends on (seed, step, rank, world) only.
 
     `caches`: {grid: cache} as `bucket_caches` makes them, `batches`: {grid: pictures per step}, `weights`: {grid: how often}, default: every picture equally often.
-    Buckets with too few pictures for one batch are left out and named through `log`. Raises `DataError` if none remains, `ConfigError` for a rank or grid that does not exist."""
-    def __init__(self, caches: dict, batches: dict, seed: int = 0, rank: int = 0, world: int = 1, weights: dict | None = None, log=print):
+    Buckets with too few pictures for one batch are left out and named through `log`. Raises `DataError` if none remains, `ConfigError` for a rank or grid that does not exist.
+    `allow=["world"]`: a checkpoint of another number of ranks may be loaded, see `take_over`."""
+    def __init__(self, caches: dict, batches: dict, seed: int = 0, rank: int = 0, world: int = 1, weights: dict | None = None, log=print, allow=()):
         if not 0 <= rank < world: raise ConfigError(f"rank={rank}: must be 0 to {world - 1}, below world={world}")
         if absent := [g for g in caches if g not in batches]: raise ConfigError(f"batches: has no number for grid {absent[0]}")
         self.left_out = sorted(g for g in caches if len(caches[g]["latents"]) < batches[g])
@@ -173,7 +182,9 @@ class MixedData:
         if not self.grids: raise DataError("no bucket has as many pictures as its batch; lower the batches or add pictures")
         self.data = [open_cache(caches[g], batches[g], seed) for g in self.grids]
         self.weights = np.array([len(d) / d.batch_size if weights is None else weights.get(g, 0) for g, d in zip(self.grids, self.data)], float)
-        self.seed, self.rank, self.world, self.counted = seed, rank, world, (0, np.zeros(len(self.grids), np.int64))
+        self.seed, self.rank, self.world, self.allow, self.log = seed, rank, world, allow, log
+        self.since = self.counted = 0, np.zeros(len(self.grids), np.int64)               # the first step of this number of ranks, and the batches used before it
+        self.older = None                                                                # state of a run of another number, until the first step is asked for
 
     def __len__(self): return sum(map(len, self.data))
 
@@ -183,13 +194,10 @@ class MixedData:
 
     def before(self, step: int) -> np.ndarray:
         "How often each bucket was drawn, by all ranks, in the steps before this one."
-        at, counts = self.counted if self.counted[0] <= step else (0, np.zeros(len(self.grids), np.int64))
-        while at < step:
-            end = min(step, at + 65536 // self.world + 1)
-            picked = draws(self.seed, np.arange(at, end)[:, None], np.arange(self.world), self.weights)
-            at, counts = end, counts + np.bincount(picked.ravel(), minlength=len(counts))
-        self.counted = at, counts
-        return counts
+        at, counts = self.counted if self.counted[0] <= step else self.since
+        if step < at: raise DataError(f"step {step}: another number of ranks made the steps before {at}; load its checkpoint with as many")
+        self.counted = step, counts + tally(self.seed, self.weights, self.world, at, step)
+        return self.counted[1]
 
     def turn(self, step: int) -> tuple[int, int]:
         "(bucket, number of its batch) of this rank: earlier draws of the bucket, by all ranks, in the order of (step, rank)."
@@ -198,16 +206,38 @@ class MixedData:
 
     def batch(self, step: int) -> dict:
         "The batch of this rank at a training step: latents [B, h*w, C], text, text_mask, grid (h, w), and `place`, numbers that no other rank has: noise is drawn by them."
+        if self.older: self.take_over(step)
         k, number = self.turn(step)
         batch, first = self.data[k].batch(number), self.rank * max(d.batch_size for d in self.data)
         return batch | dict(place=list(range(first, first + len(batch["latents"]))))
 
+    def take_over(self, step: int):
+        """Go on at `step` where a run of another number of ranks stopped. Each bucket goes on at its next batch, so that no picture of its epoch is left out or comes twice.
+
+        If its batches have another size now, their order is another one, and the bucket begins its next epoch."""
+        old, self.older = self.older, None
+        first, counts = old["since"]
+        counts = np.array(counts) + tally(old["seed"], old["weights"], old["world"], first, step)
+        for k, (size, d) in enumerate(zip(old["batches"], self.data)):
+            if size != d.batch_size: counts[k] = -(-counts[k] // (len(d) // size)) * (len(d) // d.batch_size)
+        self.since = self.counted = step, counts
+        if self.rank == 0: self.log(f"step {step}: {self.world} ranks go on where {old['world']} stopped; from here sizes are drawn by as many")
+
     def state_dict(self) -> dict:
-        return dict(items=[len(d) for d in self.data], batches=[d.batch_size for d in self.data], weights=self.weights.tolist(), seed=self.seed, world=self.world)
+        if self.older: return self.older
+        return dict(world=self.world, items=[len(d) for d in self.data], batches=[d.batch_size for d in self.data], weights=self.weights.tolist(), seed=self.seed,
+                    since=[self.since[0], self.since[1].tolist()])
 
     def load_state_dict(self, saved: dict):
-        for k, now in self.state_dict().items():
-            if saved.get(k) != now: raise ConfigError(f"data.{k}: the checkpoint was made with {saved.get(k)!r}, this run has {now!r}; exact resume needs the same data")
+        self.older = None
+        now, saved = self.state_dict(), dict(since=[0, [0] * len(self.grids)]) | saved
+        different = [k for k in now if k != "since" and saved.get(k) != now[k]]
+        if different and not {*different} <= ({"world", "batches", "weights"} if "world" in self.allow else set()):
+            k = next((k for k in different if k in ("items", "seed") or "world" not in self.allow), different[0])
+            more = f"; use {saved.get(k)} ranks, or allow=['world']: weights and optimiser go on exactly, the sizes drawn at each step are others" if k == "world" else ""
+            raise ConfigError(f"data.{k}: the checkpoint was made with {saved.get(k)!r}, this run has {now[k]!r}; exact resume needs the same data{more}")
+        if different: self.older = saved
+        else: self.since = self.counted = saved["since"][0], np.array(saved["since"][1], np.int64)
 
 # %% ../nbs/02c_buckets.ipynb #be6f11e6
 def _grouped(items, size) -> dict:

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LOGS', 'ScaleConfig', 'repeated_blocks', 'wrap_block', 'device_mesh', 'split', 'copied', 'parallelize',
            'meeting_place', 'launched', 'leave', 'ParallelLearner', 'Pieces', 'SharedValidation', 'all_or_none',
-           'from_first', 'sharded_tensors', 'sharded_checkpoints', 'is_whole_folder', 'finish_folder', 'save_sharded',
+           'sharded_tensors', 'sharded_checkpoints', 'is_whole_folder', 'finish_folder', 'save_sharded',
            'latest_sharded', 'read_books', 'empty_moments', 'load_sharded', 'resume_sharded', 'scalars', 'tensorboard',
-           'wandb_log', 'open_logs', 'cache_files', 'open_caches', 'cut_caches', 'model_settings', 'serve',
-           'train_settings', 'listed_card', 'this_plan', 'check_share', 'progress_line', 'run_loop', 'pretrain',
-           'parser', 'setting', 'run_arguments', 'main']
+           'wandb_log', 'open_logs', 'cache_files', 'open_caches', 'cut_caches', 'model_settings', 'start_from',
+           'serve', 'train_settings', 'listed_card', 'this_plan', 'check_share', 'progress_line', 'run_loop',
+           'pretrain', 'parser', 'setting', 'run_arguments', 'main']
 
 # %% ../nbs/13_scale.ipynb #2997a5e5
 import argparse, atexit, contextlib, datetime, functools, json, os, shutil, sys, warnings
@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from .core import CheckpointError, Config, ConfigError, DataError, LensError, nearest, seed_everything
-from .buckets import Bucket, MixedData, ReadAhead, open_cache, rank_batches, shard_caches
+from .core import CheckpointError, Config, ConfigError, DataError, LensError, load_tensors, nearest, seed_everything
+from .buckets import Bucket, MixedData, ReadAhead, open_cache, paper_buckets, rank_batches, shard_caches
 from .data import load_cache
 from .dit import LensTransformer2DModel, count_flops, init_weights, preset
-from .parallel import Shard, agree, average, gather, rank, take_rows, wait, world_size
+from .parallel import Shard, agree, average, from_first, gather, rank, take_rows, wait, world_size
 from .planner import CARDS, SPREADS, Plan, check_plan, is_unused, report
 from .runs import StopSignal, check_weights, due, duration
 from .train import (FixedValidation, Learner, TrainConfig, book_state, check_run, export, kept_weights, load_books, pretrain_step, train, trainable)
@@ -184,16 +184,6 @@ def all_or_none(path):
     why = str(error).strip().splitlines()[-1] if error else "in another process"
     raise CheckpointError(f"{path}: could not be written ({why}); free some space or choose another folder. Earlier checkpoints are unchanged") from error
 
-def from_first(fn):
-    "What `fn()` gives in the first process, in all of them; its error too."
-    box = [None]
-    if rank() == 0:
-        try: box = [fn()]
-        except Exception as e: box = [e]
-    if world_size() > 1: dist.broadcast_object_list(box, src=0)
-    if isinstance(box[0], Exception): raise box[0]
-    return box[0]
-
 def sharded_tensors(learner: Learner) -> dict:
     "Every tensor that is spread: weights, their average, and the optimiser's moments by weight. Each process holds its part of each."
     L, name = learner, {p: n for n, p in trainable(learner.model)}
@@ -350,7 +340,8 @@ def cut_caches(caches: dict, held_out: int) -> tuple:
     return caches | {grid: rest}, open_cache(cache, 1, 0).rows(torch.arange(n, n + held_out)) if held_out else None
 
 def model_settings(name: str, caches: dict):
-    "The model preset for the features in a cache. Only the toy follows their width. Raises `ConfigError` if they do not fit."
+    "The model preset for the features in a cache; `-stage2` of a name is about training. Only the toy follows their width. Raises `ConfigError` if they do not fit."
+    name = name.removesuffix("-stage2")
     cache = next(iter(caches.values()))
     one = open_cache(cache, 1, 0).pick(torch.arange(len(cache["latents"])), torch.tensor([0]))
     layers, width = len(one["text"]), one["text"][0].shape[-1]
@@ -361,15 +352,25 @@ def model_settings(name: str, caches: dict):
     if len(config.selected_layer_index) != layers: raise ConfigError(f"preset {name!r} wants features of {len(config.selected_layer_index)} layers, and the cache has {layers}")
     return config
 
-def serve(caches: dict, config: TrainConfig, model, accumulate: int):
+def start_from(model, folder):
+    "Give `model` the weights of a finished run, or of a `transformer` folder that diffusers opens. Raises `CheckpointError` if there are none, or naming the first that does not fit."
+    folder = inner if (inner := Path(folder) / "transformer").is_dir() else Path(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files: raise CheckpointError(f"{folder}: holds no .safetensors weights; give the folder of a finished run, or a transformer folder")
+    weights = {k: v for f in files for k, v in load_tensors(f)[0].items()}
+    check_weights(weights, model.state_dict(), folder)
+    model.load_state_dict(weights)
+
+def serve(caches: dict, config: TrainConfig, model, accumulate: int, allow=(), log=print):
     """The data of a run. One size: the same global batch on every process, each takes its rows. Several: each process draws a size of its own at each step, with as many pictures as make its
-    step cost what `batch_size / processes` of the cheapest size cost (paper Sec 2; one number for each shape is our choice)."""
+    step cost what `batch_size / processes` of the cheapest size cost: the paper's sizes by tokens and area, as there (24, 10 and 6 for 24; Sec 2), others by FLOPs and shape (our choice)."""
     if len(caches) == 1: return Pieces(open_cache(*caches.values(), config.batch_size, config.seed), accumulate)
     config.need(accumulate == 1, "batch_size", f"cannot be gathered over accumulate={accumulate} passes with several sizes; set accumulate=1")
-    shapes = [Bucket(16 * h, 16 * w, round(16 * (h * w) ** .5)) for h, w in caches]
-    words = round(sum(float(c["offsets"].diff().float().mean()) for c in caches.values()) / len(caches))
-    counts = rank_batches(shapes, lambda n: count_flops(model, n, words)["total"], config.batch_size // world_size(), per="bucket")
-    return MixedData(caches, counts, config.seed, rank(), world_size())
+    known, words = {b.grid: b for b in paper_buckets()}, round(sum(float(c["offsets"].diff().float().mean()) for c in caches.values()) / len(caches))
+    shapes = [known.get((h, w)) or Bucket(16 * h, 16 * w, round(16 * (h * w) ** .5)) for h, w in caches]
+    how = (lambda n: n, "base") if caches.keys() <= known.keys() else (lambda n: count_flops(model, n, words)["total"], "bucket")
+    counts = rank_batches(shapes, how[0], config.batch_size // world_size(), per=how[1])
+    return MixedData(caches, counts, config.seed, rank(), world_size(), log=log, allow=allow)
 
 def train_settings(name: str, steps=None, batch_size=None, **changes) -> TrainConfig:
     "The preset with changes; a run shorter than its warm-up warms up for a quarter of it."
@@ -411,11 +412,12 @@ def run_loop(learner, data, out, log, **kwargs):
             for write in writers: write(state)
 
 def pretrain(cache, out, preset_name: str = "toy", scale: ScaleConfig | None = None, *, accumulate: int = 1, held_out: int = 0, logs=(), device: str | None = None,
-             log=print, allow=(), step_fn=pretrain_step, **changes) -> Learner:
+             init=None, log=print, allow=(), step_fn=pretrain_step, **changes) -> Learner:
     """Train a transformer on a cache of latents and text features, in every process that torchrun started, or in this one.
 
     `cache`: file or folder of `build_cache`, or shards with features, of one size or many. `out`: folder of the run: `run/` checkpoints (a stopped run goes on from them), `transformer/` the averaged weights as diffusers opens them, `logs/`.
     `accumulate`: forward passes per step and process. `held_out`: last samples of the cache, for validation. `logs`: of `tensorboard`, `wandb`. `changes`: fields of `TrainConfig`; `batch_size` is that of all processes together.
+    `init`: folder of a finished run, such as stage 1, whose weights this one begins with. `allow`: settings in which a run may differ from its checkpoint, see `train`; `world` of `MixedData` among them.
     Raises `ConfigError` before anything is loaded on the device if the plan does not fit; `DataError`, `CheckpointError`, `DivergedError`."""
     scale, out = scale or ScaleConfig(), Path(out)
     with launched(device) as own:
@@ -428,8 +430,11 @@ def pretrain(cache, out, preset_name: str = "toy", scale: ScaleConfig | None = N
         writers = open_logs(logs, out, dict(train=config.to_dict(), scale=scale.to_dict(), preset=preset_name, world=world_size()))
         torch.manual_seed(config.seed)
         with own: net = init_weights(LensTransformer2DModel(**model.to_dict()))
+        if init and not sharded_checkpoints(out / "run"):
+            start_from(net, init)
+            say(f"begins with the weights in {init}")
         learner = ParallelLearner(net, config, scale)
-        run_loop(learner, ReadAhead(serve(kept, config, model, accumulate)), out, say, writers=writers, allow=allow, step_fn=step_fn,
+        run_loop(learner, ReadAhead(serve(kept, config, model, accumulate, allow, say)), out, say, writers=writers, allow=allow, step_fn=step_fn,
                  validate=SharedValidation(unseen, config) if held_out else None)
         if learner.step < config.steps: say(f"stopped at step {learner.step:,}; the same command goes on from there")
         else: say(f"weights in {export(learner, out / 'transformer').parent}")
@@ -442,7 +447,8 @@ def parser():
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--cache", required=True, help="folder of shards that `lens-ref cache` wrote, or of .safetensors files of build_cache")
     p.add_argument("--out", required=True, help="folder of the run; a stopped run goes on from it")
-    p.add_argument("--preset", default="toy", help="toy, small or lens")
+    p.add_argument("--preset", default="toy", help="toy, small, lens, or lens-stage2 for its second stage")
+    p.add_argument("--init", metavar="FOLDER", help="finished run whose weights this one begins with: stage 1 of a stage 2")
     p.add_argument("--parallel", default="ddp", help="ddp, fsdp or hsdp")
     for name, text in dict(shard="hsdp: processes that share one copy; 0 = those of a node", accumulate="forward passes per step and process", held_out="last samples of the cache, kept for validation").items():
         p.add_argument("--" + name.replace("_", "-"), type=int, default=int(name == "accumulate"), help=text)
@@ -451,6 +457,7 @@ def parser():
     p.add_argument("--logs", default="", help="tensorboard, wandb, or both with a comma")
     p.add_argument("--device", help="cpu, or the GPU that torchrun assigns")
     p.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other fields of TrainConfig, such as lr=1e-4")
+    p.add_argument("--allow", nargs="*", default=[], metavar="FIELD", help="settings in which the run may differ from its checkpoint; world is the number of processes of a run of several sizes")
     return p
 
 def setting(text: str) -> tuple:
@@ -465,7 +472,7 @@ def run_arguments(a) -> Learner:
     scale = ScaleConfig(a.parallel, a.shard, a.checkpointing, a.compile)
     changes = {k: v for k in ("steps", "batch_size", "seed") if (v := getattr(a, k)) is not None} | dict(map(setting, a.set))
     return pretrain(a.cache, a.out, a.preset, scale, accumulate=a.accumulate, held_out=a.held_out, logs=[x for x in a.logs.split(",") if x], device=a.device,
-                    log=functools.partial(print, flush=True), **changes)
+                    init=a.init, allow=a.allow, log=functools.partial(print, flush=True), **changes)
 
 def main(argv=None) -> int:
     "Entry point of `python -m lens_ref.scale`: 0 on success and on a stop by a signal, 2 with one line on a fault of the input."

@@ -6,9 +6,9 @@
 __all__ = ['SCHEDULES', 'PRESETS', 'TrainConfig', 'lr_at', 'drop_captions', 'timestep_mu', 'velocity_errors', 'token_counts',
            'draw_chances', 'pretrain_step', 'NoiseBins', 'EMA', 'put', 'trainable', 'DivergedError', 'State',
            'make_optimiser', 'Learner', 'FixedValidation', 'kept_weights', 'model_config', 'book_state', 'run_state',
-           'load_optimiser', 'check_run', 'load_books', 'load_run', 'save_checkpoint', 'resume', 'observe', 'open_run',
-           'train', 'fit', 'export', 'InMemoryData', 'Progress', 'StopSignal', 'checkpoints', 'latest_checkpoint',
-           'read_checkpoint']
+           'load_optimiser', 'check_run', 'load_books', 'load_run', 'save_checkpoint', 'resume', 'observe',
+           'check_room', 'open_run', 'train', 'fit', 'export', 'InMemoryData', 'Progress', 'StopSignal', 'checkpoints',
+           'latest_checkpoint', 'read_checkpoint']
 
 # %% ../nbs/07_pretrain.ipynb #8e9bb80f
 import contextlib, json, math, shutil
@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from .core import CheckpointError, Config, ConfigError, LensError, save_tensors, show_images
 from .dit import grid_mask, per_sample
 from .flow import interpolate, per_sample_loss, sample_timesteps, training_mu
-from .parallel import agree, average, full, gather, rank, wait, world_size
+from .parallel import agree, average, from_first, full, gather, rank, wait, world_size
 from .runs import (InMemoryData, Meter, Progress, StopSignal, batch_size_of, check_same, check_weights, checkpoints, command_line, due, git_commit,
                            isolated_rng, latest_checkpoint, own_state, read_checkpoint, rng_state, set_rng_state, to_device, write_checkpoint)
 _all_ = ["InMemoryData", "Progress", "StopSignal", "checkpoints", "latest_checkpoint", "read_checkpoint"]
@@ -31,7 +31,7 @@ _all_ = ["InMemoryData", "Progress", "StopSignal", "checkpoints", "latest_checkp
 class TrainConfig(Config):
     """Numbers of a training run. Defaults fit the toy. [stated] = paper Sec 2.3, the rest is our choice where the paper is silent."""
     steps: int = 10_000
-    batch_size: int = 64             # samples per step; the data object reads it
+    batch_size: int = 64             # samples per step, of several sizes: if all had the smallest; the data object reads it
     lr: float = 1e-3
     warmup: int = 100                # steps of linear warm-up
     schedule: str = "constant"       # constant [stated] | cosine | wsd (warm-up, stable, linear decay)
@@ -81,7 +81,7 @@ PRESETS = {
     "toy": dict(),
     "small": dict(steps=100_000, batch_size=256, lr=3e-4, warmup=1000, ema=0.9995, precision="bf16", log_every=50, validate_every=1000, sample_every=2500),
     "lens": dict(_LENS, lr=2e-4, mu=1.06),
-    "lens-stage2": dict(_LENS, lr=1e-4, batch_size=1707),  # 128 GPUs x mean(24, 10, 6): inferred
+    "lens-stage2": dict(_LENS, lr=1e-4),  # 3072: 24 on each of 128 GPUs if all drew 512 x 512; with larger sizes among them about 1,707 [inferred]
 }
 
 # %% ../nbs/07_pretrain.ipynb #f291eb37
@@ -417,19 +417,22 @@ def observe(learner: Learner, state: State, validate=None, sample=None, folder=N
             with L.ema.applied(L.model.eval()): state.images = sample(L.model)
             if folder and rank() == 0: show_images(state.images, path=Path(folder) / "samples" / f"step_{L.step:08d}.png")
 
+def check_room(folder, path, keep_last: int):
+    "Raise `CheckpointError` unless the disk of `folder` has room for `keep_last` more checkpoints like `path`."
+    size = sum(f.stat().st_size for f in path.rglob("*")) if path.is_dir() else path.stat().st_size
+    need, free = size * keep_last, shutil.disk_usage(folder).free
+    if free < need: raise CheckpointError(f"{folder}: keep_last={keep_last} more checkpoints need {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; "
+                                          "free some space, lower keep_last or choose another folder")
+
 def open_run(folder, learner: Learner, step_fn, data, allow, log):
     """Resume from `folder`, or start it by writing the untrained state: a folder that cannot hold checkpoints fails here and not an hour later.
 
-    Raises `CheckpointError` if the disk has no room for `keep_last + 1` of them."""
+    Raises `CheckpointError`, in all processes, if the disk has no room for `keep_last + 1` of them."""
     path = learner.resume(folder, step_fn, data, allow, log) if learner.step == 0 else None
     wait()                                           # nobody writes before all have looked
     if path: return log(f"resumed at step {learner.step:,} of {learner.config.steps:,} from {path}") if rank() == 0 else None
     path = learner.save(folder, step_fn, data)
-    if rank(): return
-    size = sum(f.stat().st_size for f in path.rglob("*")) if path.is_dir() else path.stat().st_size
-    need, free = size * learner.config.keep_last, shutil.disk_usage(folder).free
-    if free < need: raise CheckpointError(f"{folder}: keep_last={learner.config.keep_last} more checkpoints need {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; "
-                                          "free some space, lower keep_last or choose another folder")
+    from_first(lambda: check_room(folder, path, learner.config.keep_last))
 
 def train(learner: Learner, step_fn, data, *, folder=None, validate=None, sample=None, allow=(), stop: StopSignal | None = None, log=print):
     """Train to `config.steps`, yielding a `State` after each step. This loop serves pre-training, RL and Turbo alike.

@@ -167,6 +167,42 @@ def test_a_checkpoint_from_other_data_is_refused(caches):
     with pytest.raises(DataError, match="no bucket"): MixedData(caches, dict.fromkeys(BATCHES, 1000), log=quiet)
 
 
+def batches_used(views, steps):
+    "{bucket: numbers of its batches} in the order of (step, rank)."
+    turns = [v.turn(step) for step in steps for v in views]
+    return {k: [n for b, n in turns if b == k] for k in range(len(views[0].data))}
+
+
+def test_another_number_of_ranks_goes_on_where_it_may(caches):
+    "Two ranks make 25 steps, three go on for 30, then one: with `world` allowed no picture of an epoch is left out or comes twice; a batch of another size begins the next epoch."
+    make = lambda world, batches=BATCHES, **kw: [MixedData(caches, batches, seed=1, rank=r, world=world, log=quiet, **kw) for r in range(world)]
+    def go_on(views, saved, step):
+        for v in views: v.load_state_dict(json.loads(json.dumps(saved)))
+        assert views[0].state_dict() == saved | dict(since=views[0].state_dict()["since"])           # until it knows where it stands it is the old one
+        return [v.batch(step) for v in views]
+    two = make(2)
+    used = batches_used(two, range(25))
+    with pytest.raises(ConfigError, match=r"data.world: .* 2, this run has 3; .*allow=\['world'\]"): make(3)[0].load_state_dict(two[0].state_dict())
+    for part in (dict(seed=2), dict(caches=dict(caches) | {(6, 6): a_cache(30, (6, 6))})):
+        with pytest.raises(ConfigError, match="data.(seed|items)"): MixedData(**(dict(caches=caches, batches=BATCHES, seed=1, world=3, log=quiet, allow=["world"]) | part)).load_state_dict(two[0].state_dict())
+    three = make(3, allow=["world"])
+    go_on(three, two[0].state_dict(), 25)
+    used = {k: used[k] + x for k, x in batches_used(three, range(25, 55)).items()}
+    one = make(1, allow=["world"])
+    go_on(one, three[0].state_dict(), 55)
+    used = {k: used[k] + x for k, x in batches_used(one, range(55, 80)).items()}
+    assert all(x == list(range(len(x))) and x for x in used.values())
+    again = make(1)[0]                                                                              # that run has a history and resumes exactly
+    again.load_state_dict(json.loads(json.dumps(one[0].state_dict())))
+    assert all(torch.equal(again.batch(s)["latents"], one[0].batch(s)["latents"]) for s in (80, 61))
+    with pytest.raises(DataError, match="steps before 55"): again.batch(54)
+    halved = make(4, {g: n // 2 for g, n in BATCHES.items() if g != (4, 8)} | {(4, 8): 4}, allow=["world"])
+    go_on(halved, two[0].state_dict(), 25)
+    for k, numbers in batches_used(halved, range(25, 40)).items():
+        begun = -(-len([n for step in range(25) for v in two for b, n in [v.turn(step)] if b == k]) // (len(two[0].data[k]) // two[0].data[k].batch_size))
+        assert numbers[0] == begun * (len(halved[0].data[k]) // halved[0].data[k].batch_size) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
 def test_caches_join_save_and_come_out_of_shards(caches, tmp_path):
     save_caches(caches, tmp_path / "c.safetensors")
     again = load_caches(tmp_path / "c.safetensors")

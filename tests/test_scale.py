@@ -4,6 +4,7 @@ As a script it is the worker: `test_scale.py pair OUT` runs all that needs two l
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,12 @@ import pytest
 import torch
 
 from lens_ref import planner as P, scale as S, train as T
-from lens_ref.core import CheckpointError, ConfigError, DataError, save_tensors, seed_everything
+from lens_ref.buckets import Bucket, Buckets, MixedData, bucket_preset
+from lens_ref.core import CheckpointError, ConfigError, DataError, load_tensors, save_tensors, seed_everything
 from lens_ref.dit import LensTransformer2DModel, init_weights, preset
 from lens_ref.parallel import full, rank, together
+from lens_ref.shards import cache_shards, make_sample, write_shards
+from test_shards import Encoders, picture
 from test_train import config, same, tiny, tiny_data
 
 HERE = Path(__file__).resolve()
@@ -38,6 +42,35 @@ def numbers(learner):
 
 
 def drain(learner, pieces=1, step=T.pretrain_step, **kw): return [s.loss for s in T.train(learner, step, S.Pieces(data(), pieces), log=str, **kw)]
+
+
+def mixed(number, n):
+    "Several sizes, for one of `n` ranks."
+    def cache(h, w, count):
+        g = torch.Generator().manual_seed(h)
+        return dict(latents=torch.randn(count, h * w, 8, generator=g), tokens=torch.randn(count * 3, 2, 12, generator=g), offsets=torch.arange(count + 1) * 3, grid=torch.tensor([h, w]))
+    return MixedData({(2, 2): cache(2, 2, 13), (3, 4): cache(3, 4, 9)}, {(2, 2): 6, (3, 4): 2}, rank=number, world=n, log=str)
+
+
+class BothRanks:
+    "What two ranks would train on, as batches whose gradients are averaged."
+    def batch(self, step): return [mixed(number, 2).batch(step) for number in (0, 1)]
+
+
+def drained(learner, batches, **kw): return dict(losses=[s.loss for s in T.train(learner, T.pretrain_step, batches, log=str, **kw)], numbers=numbers(learner))
+
+
+def told(fn):
+    try: fn()
+    except CheckpointError as e: return str(e)
+
+
+def without_room(folder):
+    "Begin a run on a disk that is nearly full; what this process was told."
+    true = shutil.disk_usage
+    shutil.disk_usage = lambda path: types.SimpleNamespace(free=1000 if rank() == 0 else 10**15)
+    try: return told(lambda: drain(spread(), folder=folder))
+    finally: shutil.disk_usage = true
 
 
 def spread(changes=None, seed=0, **way): return S.ParallelLearner(tiny(seed), settings(**changes or {}), S.ScaleConfig(**way))
@@ -83,6 +116,10 @@ def pair(out):
         learner = spread(**way)
         drain(learner, step=Bad(1))
         found[f"{name}, NaN"] = dict(skips=learner.skips, numbers=numbers(learner))
+    for name, way in dict(ddp={}, fsdp=dict(parallel="fsdp")).items(): found[f"{name}, mixed sizes"] = drained(spread(dict(steps=8), **way), mixed(rank(), 2), folder=out / f"mixed {name}")
+    said = [None, None]
+    torch.distributed.all_gather_object(said, without_room(out / "full"))
+    found["no room"] = said
     learner = spread(dict(precision="bf16"), parallel="fsdp")
     masters = {p.dtype for p in learner.model.parameters()}
     found["bf16"] = dict(losses=drain(learner), numbers=numbers(learner), masters=masters)
@@ -169,6 +206,28 @@ def test_losses_and_weights_equal_one_process(one, two, name):
     got = two.found[name]
     assert got["losses"] == pytest.approx(one["losses"], rel=1e-5) and apart(got["numbers"], one["numbers"]) < 2e-5
     assert one["losses"][0] != one["losses"][-1]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_two_processes_with_sizes_of_their_own_equal_their_work_in_one(two, name):
+    "Each process draws its own size at each step; one process that averages over both ranks' batches learns the same."
+    drawn = {tuple(len(b["latents"]) for b in BothRanks().batch(step)) for step in range(8)}
+    assert {(2, 6), (6, 2)} & drawn, drawn                                               # sizes did differ within a step
+    got, want = two.found[f"{name}, mixed sizes"], drained(T.Learner(tiny(), settings(steps=8)), BothRanks())
+    assert got["losses"] == pytest.approx(want["losses"], rel=1e-5) and apart(got["numbers"], want["numbers"]) < 2e-5
+
+
+def test_mixed_sizes_go_on_with_another_number_of_processes_if_asked(two, tmp_path):
+    shutil.copytree(two.out / "mixed ddp", tmp_path / "run")
+    learner, data = spread(dict(steps=10), seed=1), mixed(0, 1)
+    with pytest.raises(ConfigError, match="data.world: .* 2, this run has 1"): drained(learner, data, folder=tmp_path / "run")
+    data.allow = ["world"]
+    after = drained(learner, data, folder=tmp_path / "run", allow=["world"])
+    assert learner.step == 10 and len(after["losses"]) == 2 and data.since[0] == 8
+
+
+def test_both_are_told_that_there_is_no_room(two):
+    assert len(set(two.found["no room"])) == 1 and "keep_last=2 more checkpoints need" in two.found["no room"][0]
 
 
 def test_bf16_computes_in_halves_and_keeps_masters(two):
@@ -327,6 +386,48 @@ def test_faults_are_one_line(tmp_path, capsys, change, named):
     err = capsys.readouterr().err
     assert code == 2 and named in err and len(err.strip().splitlines()) == 1
     assert not list(tmp_path.glob("run/run/step_*"))
+
+
+def test_two_stages_at_scale(tmp_path):
+    "Stage 1 on one size, stage 2 on two from its weights and nothing else of it; other shapes are refused by name."
+    toy_cache(tmp_path / "one.safetensors")
+    e, sizes = Encoders(), [Bucket(32, 32, 32), Bucket(32, 48, 32)]
+    write_shards(list(range(12)), lambda rows: [make_sample(f"{i:08d}", picture(i, 32, 32 + i % 2 * 16), {"text": "w" * (i + 1)}) for i in rows], tmp_path / "s", log=str)
+    class Three(Encoders):
+        def encode(self, prompts): return [x.repeat(1, 1, 40) for x in [super().encode(prompts)[0][0]] * 3], super().encode(prompts)[1]
+    cache_shards(tmp_path / "s", tmp_path / "two", e.vae, Three(), Buckets(sizes), log=str)
+    options = dict(device="cpu", steps=3, batch_size=4, warmup=0, log_every=1, lr=1e-3)
+    S.pretrain(tmp_path / "one.safetensors", tmp_path / "stage1", log=str, **options)
+    begun, said = [], []
+    def step(model, *args):
+        begun.append({k: v.detach().clone() for k, v in model.state_dict().items()})
+        return T.pretrain_step(model, *args)
+    second = S.pretrain(tmp_path / "two", tmp_path / "stage2", init=tmp_path / "stage1", step_fn=step, log=said.append, **options)
+    weights = load_tensors(tmp_path / "stage1/transformer/diffusion_pytorch_model.safetensors")[0]
+    assert same({k: v.float() for k, v in weights.items()}, begun[0]) and second.step == 3 and f"begins with the weights in {tmp_path / 'stage1'}" in said
+    second = S.pretrain(tmp_path / "two", tmp_path / "stage2", init=tmp_path / "stage1", step_fn=step, log=said.append, **{**options, "steps": 5})
+    assert second.step == 5 and not same(begun[3], begun[0])                              # a run that has begun goes on from its own checkpoint
+    shutil.copytree(tmp_path / "stage1/transformer", tmp_path / "other")
+    save_tensors(weights | dict(img_in=torch.zeros(3)), tmp_path / "other/diffusion_pytorch_model.safetensors")
+    for folder, why in ((tmp_path / "other", "weight img_in is only in the checkpoint"), (tmp_path / "s", "no .safetensors weights; give the folder of a finished run")):
+        with pytest.raises(CheckpointError, match=why): S.pretrain(tmp_path / "two", tmp_path / "x", init=folder, log=str, **options)
+    wide = {k: torch.zeros(*v.shape[:-1], v.shape[-1] + 1) if k == "img_in.weight" else v for k, v in weights.items()}
+    save_tensors(wide, tmp_path / "other/diffusion_pytorch_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"weight img_in.weight is \[128, 33\] there"): S.pretrain(tmp_path / "two", tmp_path / "x", init=tmp_path / "other", log=str, **options)
+
+
+def test_the_papers_second_stage_has_its_batches(monkeypatch):
+    "128 processes on the 27 sizes: 24, 10 and 6 pictures, from the preset's batch of 3,072."
+    monkeypatch.setattr(S, "world_size", lambda: 128)
+    listed = lambda b: dict(latents=[None] * 4096, offsets=torch.arange(4097) * 150, grid=torch.tensor(b.grid))
+    caches = {b.grid: listed(b) for b in bucket_preset("lens")}
+    config = S.train_settings("lens-stage2")
+    S.check_share(config, 1, 27 * 4096)
+    data = S.serve(caches, config, preset("lens"), 1, log=str)
+    counts = dict(zip(data.grids, (d.batch_size for d in data.data)))
+    assert {(b.base, counts[b.grid]) for b in bucket_preset("lens")} == {(512, 24), (768, 10), (1024, 6)}
+    one = dict(latents=torch.zeros(1, 1024, 128), tokens=torch.zeros(5, 4, 2880), offsets=torch.tensor([0, 5]), grid=torch.tensor([32, 32]))
+    assert S.model_settings("lens-stage2", {(32, 32): one}) == preset("lens")
 
 
 def test_pieces_cover_the_batch_and_keep_places():
