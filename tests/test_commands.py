@@ -1,6 +1,8 @@
 """From a folder of pictures to a trained transformer by commands alone, with the faults a user makes on the way."""
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from lens_ref.core import ConfigError, data_path, load_tensors
 from lens_ref.dit import count_flops, preset
 from lens_ref.shards import open_samples
 from lens_ref.wording import dense_caption
-from lens_ref.world import render, sample_scene
+from lens_ref.world import SPRITES, render, sample_scene
+from test_scale import ENV
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,45 @@ def test_folder_to_shards_to_weights(pictures, tmp_path, capsys):
     assert main(["cache", shards, "--out", cached, "--model", str(data_path("toy"))]) == 0
     assert main(["pretrain", "--cache", cached, "--out", str(tmp_path / "run"), "--steps", "3", "--batch-size", "8", "--set", "log_every=1"]) == 0
     assert "step 3/3" in capsys.readouterr().out and len(load_tensors(tmp_path / "run/transformer/diffusion_pytorch_model.safetensors")[0]) > 100
+
+
+def real_pictures(folder):
+    "Emoji by Microsoft's artists and parts of a photograph, in several sizes and file types, with a caption each."
+    from matplotlib.cbook import get_sample_data
+    sheet, photo, said = Image.open(data_path("art", "fluent.png")), Image.open(get_sample_data("grace_hopper.jpg")), {}
+    for i, name in enumerate(SPRITES):
+        sheet.crop((96 * i, 0, 96 * i + 96, 96)).convert("RGBA").save(folder / f"{name}.png")
+        said[f"{name}.png"] = f"a {name} in soft grey light on a white ground"
+    for i, (x, y) in enumerate([(0, 0), (130, 20), (300, 0), (0, 250), (180, 200), (330, 330), (60, 420), (250, 440)]):
+        photo.crop((x, y, x + 180, y + 120 + 8 * i)).save(folder / f"part-{i}.jpg")
+        said[f"part-{i}.jpg"] = f"part {i} of a photograph of a woman in a dark naval uniform before a flag"
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(dict(file_name=k, text=v)) for k, v in said.items()))
+    (folder / "thresholds.json").write_text(json.dumps(dict(area=1024, clarity=0.1, entropy=0.1)))
+    return len(said)
+
+
+def losses(run):
+    return {r["step"]: r["loss"] for r in torch.load(S.latest_sharded(run) / "rank_00000.pt", weights_only=True)["history"]}
+
+
+@pytest.mark.timeout(300)
+def test_real_pictures_train_the_same_model_in_one_process_and_under_torchrun(tmp_path, capsys):
+    "Folder -> shards -> cache -> weights by commands alone. Losses of one process and of two agree to 1e-5 of their value: sums of halves are added in another order."
+    (folder := tmp_path / "pictures").mkdir()
+    n, shards, cached = real_pictures(folder), str(tmp_path / "shards"), str(tmp_path / "cached")
+    assert main(["prepare", str(folder), "--out", shards, "--thresholds", str(folder / "thresholds.json"), "--per-shard", "10"]) == 0
+    kept = [x["path"] for x in map(json.loads, (tmp_path / "shards/report.jsonl").read_text().splitlines()) if x["kept"]]
+    assert n == 32 and len(kept) >= 24 and {x.split(".")[1] for x in kept} == {"png", "jpg"}, kept
+    assert main(["cache", shards, "--out", cached, "--sizes", "64x64", "--device", "cpu"]) == 0
+    command = ["--cache", cached, "--steps", "6", "--batch-size", "8", "--device", "cpu", "--set", "log_every=1", "warmup=2", "lr=2e-3"]
+    assert main(["pretrain", "--out", str(tmp_path / "one"), *command]) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lens_ref.scale"]
+    done = subprocess.run([*torchrun, "--out", str(tmp_path / "two"), *command], env=ENV, text=True, capture_output=True, timeout=200)
+    assert done.returncode == 0 and "2 x CPU" in done.stdout, done.stdout[-2000:] + done.stderr[-4000:]
+    one, two = losses(tmp_path / "one/run"), losses(tmp_path / "two/run")
+    assert list(one) == list(range(1, 7)) and two == pytest.approx(one, rel=1e-5) and len(set(one.values())) == 6
+    weights = [load_tensors(tmp_path / f"{k}/transformer/diffusion_pytorch_model.safetensors")[0] for k in ("one", "two")]
+    assert len(weights[0]) > 100 and all((w.float() - weights[1][k].float()).abs().max() < 2e-3 for k, w in weights[0].items())
 
 
 @pytest.mark.parametrize("argv, named", [(["prepare", "nowhere"], "nowhere"), (["prepare", "."], "images"), (["cache", "."], "shards"), (["cache", ".", "--sizes", "9x9"], "height: 9"),
