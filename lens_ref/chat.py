@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .core import Config, DataError, LensError
+from .core import Config, DataError, LensError, upright, utf8
 
 # %% ../nbs/00d_chat.ipynb #6cb6e589
 class EndpointError(LensError, RuntimeError):
@@ -72,11 +72,12 @@ def chat(*parts, system: str | None = None, **kwargs) -> Request:
 # %% ../nbs/00d_chat.ipynb #d19c2b72
 _SENT_AS_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
-def _opened(image) -> Image.Image:
+def _opened(image) -> tuple[Image.Image, Image.Image]:
+    "A picture as it is and upright."
     try:
         picture = Image.open(image) if isinstance(image, Path) else image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
         picture.load()
-        return picture
+        return picture, upright(picture)
     except Exception as e: raise DataError(f"{image if isinstance(image, Path) else type(image).__name__}: not a readable image ({type(e).__name__}); replace or remove it") from e
 
 def image_hash(image) -> str:
@@ -84,14 +85,14 @@ def image_hash(image) -> str:
     if isinstance(image, Path):
         try: return hashlib.sha256(image.read_bytes()).hexdigest()
         except OSError as e: raise DataError(f"{image}: cannot be read ({e.strerror}); check the path") from e
-    picture = _opened(image)
+    picture = _opened(image)[0]
     return hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes()).hexdigest()
 
 def image_url(image, side: int | None = None) -> str:
-    "A picture as a data URL, its longer side at most `side` pixels. Raises `DataError` naming a file that cannot be read."
-    picture = _opened(image)
+    "A picture as a data URL, upright, its longer side at most `side` pixels. Raises `DataError` naming a file that cannot be read."
+    stored, picture = _opened(image)
     fits = side is None or max(picture.size) <= side
-    if fits and isinstance(image, Path) and picture.format in _SENT_AS_IS: data, kind = image.read_bytes(), _SENT_AS_IS[picture.format]
+    if fits and picture is stored and isinstance(image, Path) and picture.format in _SENT_AS_IS: data, kind = image.read_bytes(), _SENT_AS_IS[picture.format]
     else:
         has_alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
         picture = picture.convert("RGBA" if has_alpha else "RGB")
@@ -112,7 +113,7 @@ def request_key(config: EndpointConfig, request: Request) -> str:
     part = lambda p: p if isinstance(p, str) else dict(image=image_hash(p), side=config.image_side)
     messages = [[role, [part(p) for p in parts]] for role, parts in request.messages]
     what = dict(model=config.model, messages=messages, settings=_settings(config, request), schema=request.schema, again=request.again)
-    return hashlib.sha256(json.dumps(what, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(utf8(json.dumps(what, sort_keys=True, ensure_ascii=False))).hexdigest()
 
 def _message(role, parts, side) -> dict:
     if all(isinstance(p, str) for p in parts): return dict(role=role, content="\n".join(parts))

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['LensError', 'ConfigError', 'CheckpointError', 'DataError', 'nearest', 'Config', 'atomic_write', 'atomic_folder',
-           'save_tensors', 'load_tensors', 'data_path', 'seed_everything', 'to_uint8', 'from_uint8', 'show_images']
+           'save_tensors', 'load_tensors', 'utf8', 'json_bytes', 'json_lines', 'metadata_lines', 'data_path',
+           'seed_everything', 'to_uint8', 'from_uint8', 'upright', 'on_white', 'show_images']
 
 # %% ../nbs/00_core.ipynb #1565677b
-import contextlib, dataclasses, difflib, json, numbers, os, random, shutil, textwrap, types, typing, unicodedata, uuid, warnings
+import contextlib, dataclasses, difflib, json, numbers, os, posixpath, random, shutil, textwrap, types, typing, unicodedata, uuid, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 # %% ../nbs/00_core.ipynb #738c4ef4
@@ -186,6 +188,34 @@ def load_tensors(path) -> tuple[dict, dict]:
         raise CheckpointError(f"{path}: not a whole safetensors file ({e}); it was cut short or is another format: "
                               "copy or make it again") from e
 
+# %% ../nbs/00_core.ipynb #c0retx02
+def utf8(text: str) -> bytes:
+    "UTF-8; what a file name has of other bytes as an escape that JSON reads back."
+    return text.encode("utf8", "backslashreplace")
+
+def json_bytes(value) -> bytes:
+    "`value` as one line of JSON in UTF-8, paths of any bytes included."
+    return utf8(json.dumps(value, ensure_ascii=False))
+
+def json_lines(path):
+    "Yield (line number, object) of a JSONL file, blank lines passed over. Raises `DataError` naming the line that is no JSON object in UTF-8."
+    with open(path, "rb") as f:
+        for i, line in enumerate(f, 1):
+            if not line.strip(): continue
+            try: row = json.loads(line.decode("utf-8-sig" if i == 1 else "utf8"))
+            except (ValueError, RecursionError) as e: raise DataError(f"{path}:{i}: not a JSON object in UTF-8 ({e}); mend or drop the line") from e
+            if not isinstance(row, dict): raise DataError(f"{path}:{i}: not a JSON object, but {type(row).__name__}; write {{\"file_name\": \"a.png\", ...}}")
+            yield i, row
+
+def metadata_lines(path):
+    "Yield (line number, file name, row) of a `metadata.jsonl`, names spelt as files are listed: `./a.png` is `a.png`. Raises `DataError` naming the line."
+    home = Path(path).parent.absolute()
+    for i, row in json_lines(path):
+        name = row.get("file_name")
+        if not isinstance(name, str) or not name.strip(): raise DataError(f"{path}:{i}: file_name is {name!r}; write the name of an image, relative to the folder")
+        name = posixpath.normpath(name)
+        yield i, Path(name).relative_to(home).as_posix() if Path(name).is_relative_to(home) else name, row
+
 # %% ../nbs/00_core.ipynb #40cf569a
 def data_path(*parts) -> Path:
     """A file or folder inside `data_samples/` (toy checkpoints, artwork): under `$LENS_REF_DATA`, or beside the package in a clone.
@@ -219,6 +249,26 @@ def from_uint8(images) -> Tensor:
     if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[-1] != 3:
         raise DataError(f"expected uint8 [B, H, W, 3], got {x.dtype} {list(x.shape)}")
     return x.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+# %% ../nbs/00_core.ipynb #c0repi02
+def _eight_bits(im):
+    "Grey of 16 bits scaled to 8."
+    x = np.asarray(im).astype(np.float32)
+    return Image.fromarray((x / 257).round().clip(0, 255).astype(np.uint8)) if im.mode != "I" or x.max() > 255 else im.convert("L")
+
+def upright(im: Image.Image) -> Image.Image:
+    "A PIL picture, read to the last pixel, turned as its camera noted; 16-bit grey as 8-bit. The picture itself if nothing had to be done."
+    im.load()
+    if im.getexif().get(0x0112, 1) != 1: im = ImageOps.exif_transpose(im)
+    return _eight_bits(im) if im.mode.startswith("I") else im
+
+def on_white(im: Image.Image) -> Image.Image:
+    "A PIL picture as RGB: upright, and on white where it is transparent."
+    im = upright(im)
+    if im.mode in ("RGBA", "LA", "PA") or "transparency" in im.info:
+        im = im.convert("RGBA")
+        im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im)
+    return im if im.mode == "RGB" else im.convert("RGB")
 
 # %% ../nbs/00_core.ipynb #546c7325
 _CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Hiragino Sans GB", "Microsoft YaHei")

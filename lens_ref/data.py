@@ -8,15 +8,16 @@ __all__ = ['scene_samples', 'read_metadata', 'read_image', 'folder_samples', 'em
 
 # %% ../nbs/02_data.ipynb #da8f9247
 import json
+import os
 import random
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .core import CheckpointError, DataError, atomic_write, load_tensors
+from .core import CheckpointError, DataError, atomic_write, load_tensors, metadata_lines, on_white
 from .wording import dense_caption
 from .world import render, sample_scene
 
@@ -34,22 +35,18 @@ def read_metadata(folder):
     path = Path(folder) / "metadata.jsonl"
     if not path.is_file(): raise DataError(f"{path}: no such file; write one JSON object a line: {{\"file_name\": \"a.png\", \"text\": \"caption\"}}")
     rows = []
-    for i, line in enumerate(path.read_bytes().splitlines(), 1):
-        try: row = json.loads(line)
-        except ValueError as e: raise DataError(f"{path}:{i}: not a JSON object in UTF-8 ({e})") from e
-        if not isinstance(row, dict): raise DataError(f"{path}:{i}: not a JSON object, but {type(row).__name__}; write {{\"file_name\": ..., \"text\": ...}}")
+    for i, name, row in metadata_lines(path):
         if not isinstance(row.get("text"), str) or not row["text"].strip(): raise DataError(f"{path}:{i}: the caption `text` is empty or no string; fill it or drop the line")
-        if not (Path(folder) / str(row.get("file_name"))).is_file(): raise DataError(f"{path}:{i}: file_name {row.get('file_name')!r} does not exist")
-        rows.append((Path(folder) / row["file_name"], row["text"]))
+        if not os.path.isfile(Path(folder) / name): raise DataError(f"{path}:{i}: file_name {name!r} does not exist")
+        rows.append((Path(folder) / name, row["text"]))
     if not rows: raise DataError(f"{path}: no images in it")
     return rows
 
 
 def read_image(path, height, width):
     "One image on white, scaled to cover height x width and cropped at the centre: [H, W, 3] uint8. DataError names an unreadable file."
-    try: im = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+    try: im = on_white(Image.open(path))
     except Exception as e: raise DataError(f"{path}: not a readable image ({type(e).__name__}); replace or remove it") from e
-    im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
     s = max(width / im.width, height / im.height)
     im = im.resize((max(width, round(im.width * s)), max(height, round(im.height * s))), Image.Resampling.LANCZOS)
     x, y = (im.width - width) // 2, (im.height - height) // 2

@@ -15,25 +15,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops
-from .core import Config, ConfigError, DataError, atomic_write, nearest
+from .core import Config, ConfigError, DataError, atomic_write, json_bytes, nearest, on_white
 
 # %% ../nbs/01_filters.ipynb #bfd2c19f
 SIDE = 512          # the tests below look at pictures scaled to this area, 512 x 512
 
 @dataclass
 class Picture:
-    "A readable image: `image` (RGB on white), `width` and `height` as on disk, `sha256` of the file."
+    "A readable image: `image` (RGB on white, upright), `width` and `height` as on disk, `sha256` of the file."
     path: Path
     image: Image.Image
     width: int
     height: int
     sha256: str
-
-def _on_white(im: Image.Image) -> Image.Image:
-    if im.mode in ("RGBA", "LA", "PA") or "transparency" in im.info:
-        im = im.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
-    return im if im.mode == "RGB" else im.convert("RGB")
 
 def open_picture(path) -> Picture:
     "Read an image file completely. Raises `DataError` naming a file that is missing, cut short or no image."
@@ -42,8 +36,7 @@ def open_picture(path) -> Picture:
         im = Image.open(io.BytesIO(data))
         width, height = im.size
         if min(width, height) > 2 * SIDE: im.draft(None, (2 * SIDE, 2 * SIDE))
-        im = _on_white(im)
-        im.load()
+        im = on_white(im)
     except Exception as e: raise DataError(f"{path}: not a readable image ({type(e).__name__}: {str(e)[:80]}); replace or remove it") from e
     im.filename = str(path)                # model scorers may want to know which file they look at
     return Picture(Path(path), im, width, height, hashlib.sha256(data).hexdigest())

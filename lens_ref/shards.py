@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageOps
-from .core import ConfigError, DataError, atomic_write
+from PIL import Image
+from .core import ConfigError, DataError, atomic_write, json_bytes, metadata_lines, on_white, upright, utf8
 
 # %% ../nbs/02b_shards.ipynb #5295b2a3
 KINDS = ("dense", "text", "alt", "brief")   # of captions, best first; `text` is one of which nobody said what it is
@@ -46,13 +46,12 @@ class Sample:
         return self.captions[kind]
 
     def pixels(self) -> Image.Image:
-        "The picture on white, RGB."
-        im = ImageOps.exif_transpose(Image.open(io.BytesIO(self.image))).convert("RGBA")    # cameras store the way up apart
-        return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
+        "The picture on white, upright, RGB."
+        return on_white(Image.open(io.BytesIO(self.image)))
 
 def make_sample(key: str, image: bytes, captions: dict, source: str = "") -> Sample:
     "Check that an image can be decoded and has a caption; `DataError` says what is wrong."
-    try: im = Image.open(io.BytesIO(image)); height, width = ImageOps.exif_transpose(im).size[::-1]
+    try: im = Image.open(io.BytesIO(image)); height, width = upright(im).size[::-1]
     except Exception as e: raise DataError(f"{source or key}: not a readable image ({type(e).__name__})") from e
     captions = {k: v.strip() for k, v in captions.items() if v and v.strip()}
     if not captions: raise DataError(f"{source or key}: has no caption")

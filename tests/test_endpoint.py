@@ -289,6 +289,20 @@ def test_pictures_are_sent_as_they_are_if_small_and_scaled_if_not(tmp_path):
     with pytest.raises(DataError, match="d.png"): request_key(EndpointConfig("m"), chat("q", tmp_path / "d.png"))
 
 
+@pytest.mark.parametrize("side, suffix", [(None, "jpg"), (16, "jpg"), (None, "png"), (16, "png")])
+def test_pictures_are_sent_upright_and_grey_of_16_bits_is_not_white(tmp_path, side, suffix):
+    import base64, io
+    def sent(image): return Image.open(io.BytesIO(base64.b64decode(image_url(image, side).split(",")[1]))).convert("L")
+    exif = Image.Exif()
+    exif[0x0112] = 6                                                            # a quarter clockwise: what is left in the file is on top
+    half = Image.fromarray(np.repeat(np.repeat([[255, 0]], 20, 1), 20, 0).astype(np.uint8))
+    half.save(tmp_path / f"a.{suffix}", exif=exif)
+    seen = np.asarray(sent(tmp_path / f"a.{suffix}"))
+    assert seen.shape == ((40, 20) if side is None else (16, 8)) and seen[1].mean() > 200 and seen[-2].mean() < 50
+    Image.fromarray(np.full((20, 20), 20_000, np.uint16)).save(tmp_path / "b.png")
+    assert np.asarray(sent(tmp_path / "b.png")).mean() == pytest.approx(20_000 / 257, abs=2)
+
+
 def test_the_key_and_unknown_fields_are_sent_and_the_key_is_not_stored(monkeypatch, tmp_path):
     monkeypatch.setenv("LENS_TEST_KEY", "secret-123")
     with FakeEndpoint() as server:

@@ -119,6 +119,16 @@ def test_every_mode_is_read_as_rgb_on_white(mode, tmp_path):
     if mode in ("RGBA", "LA"): assert p.image.getpixel((3, 3)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_of_16_bits_is_scaled_wherever_it_is_read(suffix, tmp_path):
+    from lens_ref.data import read_image
+    from lens_ref.shards import make_sample
+    grey = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(grey).save(path := tmp_path / f"a.{suffix}")
+    readers = [open_picture(path).image, make_sample("k", path.read_bytes(), {"text": "a"}).pixels(), read_image(path, 64, 64)]
+    for got in readers: assert np.abs(np.asarray(got)[..., 0] - grey / 257).max() <= .51
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_a_file_that_is_cut_anywhere_is_broken(tmp_path, suffix):
     photo(0).save(tmp_path / f"a.{suffix}")
