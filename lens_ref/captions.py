@@ -9,12 +9,12 @@ __all__ = ['DENSE_PROMPT', 'BRIEF_PROMPT', 'PROMPTS', 'STATUSES', 'FACTS', 'PAPE
            'length_histogram', 'write_captions', 'write_metadata', 'caption_files']
 
 # %% ../nbs/01b_captions.ipynb #706a46fc
-import json, random, re, threading, zlib
+import random, re, threading, zlib
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
-from .core import Config, ConfigError, DataError, atomic_write, nearest
+from .core import Config, ConfigError, DataError, atomic_write, json_bytes, metadata_lines, nearest
 from .world import COLORS, KINDS, place_name, relation
 from .wording import ADJECTIVES, NUMBERS, PLACES, PLURALS, RELATIONS, alt_text, brief_caption, dense_caption
 from .chat import Answer, Request, image_hash
@@ -148,21 +148,19 @@ def _given(file, text, kind, source, sha=None) -> Caption:
     text = one_paragraph(str(text)) if text is not None else ""
     return Caption(str(file), kind, "text", text, sha256=sha, source=source) if text else Caption(str(file), kind, "error", reason=f"no caption in {source}", sha256=sha, source=source)
 
+def _name(file, folder) -> str: return Path(file).relative_to(folder).as_posix() if Path(file).is_relative_to(folder) else str(file)
+
 class MetadataCaptioner:
-    "Captions from `metadata.jsonl` of an imagefolder: the field `column` of the line whose `file_name` is the file. Raises `DataError` naming a line that is no JSON object."
+    "Captions from `metadata.jsonl` of an imagefolder: the field `column` of the line whose `file_name` is the file. Raises `DataError` naming a line that is no JSON object with a file_name."
 
     def __init__(self, folder, column: str = "text", kind: str = "dense"):
         self.folder, self.kind, self.source, self.texts = Path(folder), kind, "metadata", {}
         path = self.folder / "metadata.jsonl"
         if not path.is_file(): raise DataError(f"{path}: no such file; write one JSON object a line: {{\"file_name\": \"a.png\", \"text\": \"caption\"}}")
-        for i, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1):
-            try: row = json.loads(line); self.texts[str(row["file_name"])] = row.get(column)
-            except (ValueError, KeyError, TypeError) as e: raise DataError(f"{path}:{i}: not a JSON object with a file_name ({e})") from e
-
-    def _name(self, file): return Path(file).relative_to(self.folder).as_posix() if Path(file).is_relative_to(self.folder) else str(file)
+        for _, name, row in metadata_lines(path): self.texts[name] = row.get(column)
 
     def __call__(self, files):
-        for f in files: yield _given(f, self.texts.get(self._name(f)), self.kind, self.source)
+        for f in files: yield _given(f, self.texts.get(_name(f, self.folder)), self.kind, self.source)
 
 def dataset_captions(dataset, column: str = "text", name: str | None = None, kind: str = "dense"):
     "Yield a `Caption` per row of a `datasets` table (or any iterable of dicts): the text in `column`, the file name in column `name`, or else the row's number."
@@ -344,28 +342,36 @@ def length_histogram(groups: dict, bins: int = 40):
 # %% ../nbs/01b_captions.ipynb #7b4bbe09
 def write_captions(captions, path):
     "One JSON line per record, dropped ones included, written atomically."
-    with atomic_write(path) as tmp, open(tmp, "w", encoding="utf8") as f:
-        for c in captions: f.write(json.dumps(asdict(c), ensure_ascii=False) + "\n")
+    with atomic_write(path) as tmp, open(tmp, "wb") as f:
+        for c in captions: f.write(json_bytes(asdict(c)) + b"\n")
+
+def _rows(path) -> dict:
+    "{file name: the other columns} of a `metadata.jsonl`, if there is one."
+    return {name: {k: v for k, v in row.items() if k != "file_name"} for _, name, row in metadata_lines(path)} if Path(path).is_file() else {}
 
 def write_metadata(captions_by_column: dict, folder, path):
     """The `metadata.jsonl` of an imagefolder: a line per file that has a text in *every* column, written atomically; returns how many.
 
-    `captions_by_column`: {column: captions}, e.g. {"text": dense, "brief": brief}. `folder`: what `file_name` is relative to."""
-    texts = {column: {c.file: c.text for c in captions if c.status == "text"} for column, captions in captions_by_column.items()}
+    `captions_by_column`: {column: captions}, e.g. {"text": dense, "brief": brief}. `folder`: what `file_name` is relative to. Other columns and lines that `path` has already stay in it;
+    of a file that was asked about and lacks a text, only these columns go. Raises `DataError` naming a line of `path` that cannot be read."""
+    rows, texts = _rows(path), {column: {c.file: c.text for c in captions if c.status == "text"} for column, captions in captions_by_column.items()}
     first, *others = texts.values()
     files = [f for f in first if all(f in t for t in others)]
-    name = lambda f: Path(f).relative_to(folder).as_posix() if Path(f).is_relative_to(folder) else f
-    with atomic_write(path) as tmp, open(tmp, "w", encoding="utf8") as out:
-        for f in files: out.write(json.dumps(dict(file_name=name(f), **{column: t[f] for column, t in texts.items()}), ensure_ascii=False) + "\n")
+    for name in {_name(c.file, folder) for captions in captions_by_column.values() for c in captions} & rows.keys(): rows[name] = {k: v for k, v in rows[name].items() if k not in texts}
+    for f in files: rows[n] = rows.get(n := _name(f, folder), {}) | {column: t[f] for column, t in texts.items()}
+    with atomic_write(path) as tmp, open(tmp, "wb") as out:
+        for name, columns in rows.items(): out.write(json_bytes(dict(file_name=name, **columns)) + b"\n" if columns else b"")
     return len(files)
 
 def caption_files(files, captioners: dict, folder, out=None, progress=None) -> dict:
     """Caption image files with one captioner per column, e.g. `{"text": EndpointCaptioner(e), "brief": EndpointCaptioner(e, "brief")}`, and return a report per column.
 
-    Writes `metadata.jsonl` (pictures with a text in every column) and `captions_<column>.jsonl` (every record) to `out`, by default `folder`. `progress(column, done, caption)`
-    is called as captions come. Stopped or killed, it is just called again: what was answered is in the endpoint's cache. Raises `DataError` if there are no files."""
+    Writes `metadata.jsonl` (pictures with a text in every column; what else it held stays) and `captions_<column>.jsonl` (every record) to `out`, by default `folder`.
+    `progress(column, done, caption)` is called as captions come. Stopped or killed, it is just called again: what was answered is in the endpoint's cache. Raises `DataError` if there are
+    no files, or naming a line of `metadata.jsonl` that cannot be read, before anything is asked."""
     files, found = list(files), {}
     if not files: raise DataError(f"{folder}: no image files to caption")
+    _rows(Path(out or folder) / "metadata.jsonl")
     for column, captioner in captioners.items():
         found[column] = []
         for c in captioner(files):

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from .core import CheckpointError, ConfigError
+from .core import CheckpointError, ConfigError, json_bytes, utf8
 from .chat import OUTCOMES, Answer, BrokenReply, EndpointConfig, EndpointError, Request, Unusable, read_reply, reply_message, request_body, request_key
 
 # %% ../nbs/00d_endpoint.ipynb #9ad0cf1b
@@ -138,8 +138,8 @@ class AnswerCache:
 
     def put(self, answer: Answer):
         "Store an answer under its key, replacing an earlier one."
-        record = json.dumps(asdict(answer), ensure_ascii=False)
-        with self.lock, self._named("written"): self.db.execute("insert or replace into answers values (?, ?, ?, ?)", (answer.key, time.time(), answer.tag, record))
+        record, tag = json_bytes(asdict(answer)).decode(), utf8(answer.tag).decode()
+        with self.lock, self._named("written"): self.db.execute("insert or replace into answers values (?, ?, ?, ?)", (answer.key, time.time(), tag, record))
 
     def __iter__(self):
         "Every stored answer, in the order they were written."

@@ -323,8 +323,8 @@ def summary(decisions, thresholds: Thresholds | None = None, scorers=None, embed
 
 def write_report(decisions, path):
     "One JSON line per decision, written atomically."
-    with atomic_write(path) as tmp, open(tmp, "w", encoding="utf8") as f:
-        for d in decisions: f.write(json.dumps(asdict(d), ensure_ascii=False) + "\n")
+    with atomic_write(path) as tmp, open(tmp, "wb") as f:
+        for d in decisions: f.write(json_bytes(asdict(d)) + b"\n")
 
 def image_files(folder) -> tuple[list[Path], Counter]:
     "Image files below a folder, sorted, and what else lies there by suffix. Raises `DataError` if there is none."
@@ -345,5 +345,5 @@ def filter_folder(folder, out, thresholds: Thresholds | None = None, scorers: di
     texts = {"kept.txt": "".join(f"{Path(d.file).relative_to(folder).as_posix()}\n" for d in decisions if d.keep),
              "summary.json": json.dumps(dict(filters=rows, not_images=dict(others)), indent=1)}
     for name, text in texts.items():
-        with atomic_write(Path(out) / name) as tmp: tmp.write_text(text, encoding="utf8")
+        with atomic_write(Path(out) / name) as tmp: tmp.write_text(text, encoding="utf8", errors="surrogateescape")      # names as the disk has them
     return rows

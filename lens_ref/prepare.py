@@ -10,7 +10,7 @@ import collections, functools, hashlib, json, os, sys
 from pathlib import Path
 from .captions import EndpointCaptioner
 from .chat import EndpointConfig
-from .core import ConfigError, DataError, atomic_write
+from .core import ConfigError, DataError, atomic_write, json_bytes
 from .endpoint import Endpoint
 from .filters import Thresholds, filter_images, thumbnail_embedding
 from .shards import KINDS, Dropped, check_plan, image_rows, in_turn, name_of, row_sample, write_json, write_shards
@@ -53,7 +53,7 @@ def report(out, decisions: dict) -> dict:
     lines = {n: dict(path=n, stage=None if d["kept"] else "filter", reason=None, **d) for n, d in decisions.items()}
     for path in sorted(Path(out).glob("shard-*.json")):
         for d in json.loads(path.read_text("utf8"))["dropped"]: lines[d["path"]].update(d, kept=False)
-    with atomic_write(Path(out) / "report.jsonl") as tmp: Path(tmp).write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines.values()), "utf8")
+    with atomic_write(Path(out) / "report.jsonl") as tmp: Path(tmp).write_bytes(b"".join(json_bytes(x) + b"\n" for x in lines.values()))
     why = collections.Counter("kept" if x["kept"] else x["filter"] if x["stage"] == "filter" else x["stage"] for x in lines.values())
     return dict(images=len(lines), kept=why.pop("kept", 0), dropped=dict(sorted(why.items())))
 
@@ -64,7 +64,7 @@ def prepare(source, out, filter=None, captioner=None, per_shard: int = 1000, run
     A killed run filters again; finished shards are kept. Raises `DataError` (no images, a metadata line), `ConfigError` (`out` was begun with something else). Returns the counts of the report."""
     rows, out = image_rows(source), Path(out)
     filters = list(filter) if isinstance(filter, (list, tuple)) else [filter] if filter else []
-    sizes = {r["path"]: p.stat().st_size if (p := Path(source) / r["path"]).is_file() else None for r in rows}
+    sizes = {r["path"]: os.path.getsize(p) if os.path.isfile(p := Path(source) / r["path"]) else None for r in rows}
     settings = dict(filters=[name_of(f) for f in filters], captioner=name_of(captioner) if captioner else None)
     check_plan(out / "source.json", dict(images=hashlib.sha256(json.dumps([rows, sizes]).encode()).hexdigest(), **settings))
     if not (out / "decisions.json").is_file():

@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'IMAGE_TYPES', 'Sample', 'make_sample', 'pack', 'unpack', 'w
            'fingerprint', 'cache_shards']
 
 # %% ../nbs/02b_shards.ipynb #bf38e140
-import collections, functools, hashlib, io, itertools, json, tarfile, zlib
+import collections, functools, hashlib, io, itertools, json, os, tarfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ def make_sample(key: str, image: bytes, captions: dict, source: str = "") -> Sam
     "Check that an image can be decoded and has a caption; `DataError` says what is wrong."
     try: im = Image.open(io.BytesIO(image)); height, width = upright(im).size[::-1]
     except Exception as e: raise DataError(f"{source or key}: not a readable image ({type(e).__name__})") from e
-    captions = {k: v.strip() for k, v in captions.items() if v and v.strip()}
+    captions = {k: v.strip() for k, v in captions.items() if isinstance(v, str) and v.strip()}
     if not captions: raise DataError(f"{source or key}: has no caption")
     return Sample(key, image, {"jpeg": "jpg", "mpo": "jpg"}.get(kind := im.format.lower(), kind), height, width, captions, source)
 
@@ -68,13 +68,21 @@ def pack(sample: Sample) -> dict[str, bytes]:
     said = [dict(zip(("kind", "language"), (k + ":en").split(":")), text=v) for k, v in sample.captions.items()]
     facts = dict(key=sample.key, source=sample.source, height=sample.height, width=sample.width, sha256=sample.sha256, captions=said)
     facts["crc32"] = _sum(facts, features)
-    files = {sample.type: sample.image, "json": json.dumps(facts, ensure_ascii=False).encode()}
+    files = {sample.type: sample.image, "json": json_bytes(facts)}
     return files | ({"safetensors": features} if features else {})
 
+def _named(caption) -> tuple[str, str]:
+    "(kind or kind:language, text) of an entry of a list of captions: ours, or a plain string."
+    c = dict(text=caption) if isinstance(caption, str) else caption
+    if not isinstance(c, dict) or not isinstance(c.get("text"), str): raise DataError(f"captions: {str(caption)[:60]!r} is neither a string nor {{kind, language, text}}")
+    language = c.get("language") or "en"
+    return f"{c.get('kind') or 'text'}" + ("" if language == "en" else f":{language}"), c["text"]
+
 def _captions(facts: dict) -> dict:
-    "Captions of a record: our list, or fields named like a kind or `caption`."
-    said = facts.get("captions")
-    if isinstance(said, list): return {c["kind"] + ("" if c["language"] == "en" else f":{c['language']}"): c["text"] for c in said}
+    "Captions of a record: our list, the first of a list of strings, or fields named like a kind or `caption`. Raises `DataError`."
+    said, first = facts.get("captions"), {}
+    for kind, text in map(_named, said if isinstance(said, list) else ()): first.setdefault(kind, text)
+    if isinstance(said, list): return first
     found = {k: v for k, v in facts.items() if k.split(":")[0] in KINDS and isinstance(v, str)}
     return found or ({"text": facts["caption"]} if isinstance(facts.get("caption"), str) else {})
 
@@ -114,7 +122,7 @@ class Damage:
         before = self.found.get(str(where), "")
         if str(why) in before: return                                                  # met again in the next epoch
         self.found[str(where)] = f"{before}; {why}" if before else str(why)
-        self.log(f"{where}: skipped, {why}")
+        self.log(utf8(f"{where}: skipped, {why}").decode())
 
 def _files(path, damage):
     "(name, start, stop) of every file in a tar, going on after what cannot be read."
@@ -177,7 +185,7 @@ class Dropped:
     reason: str
 
 def write_json(path, value):
-    with atomic_write(path) as tmp: Path(tmp).write_text(json.dumps(value, ensure_ascii=False), "utf8")
+    with atomic_write(path) as tmp: Path(tmp).write_bytes(json_bytes(value))
 
 def shard_path(out, i: int) -> Path: return Path(out) / f"shard-{i:05d}.tar"
 
@@ -231,29 +239,36 @@ def write_shards(rows: list, make, out, per_shard: int = 1000, settings: dict | 
 def image_rows(folder) -> list[dict]:
     """Rows {n, path, captions} of a folder: every image in it, by name, and every line of its `metadata.jsonl` (fields dense, brief, alt, text, `dense:fr`, ...).
 
-    Raises `DataError` if there are no images, or naming a line that is not JSON with a file_name."""
+    Raises `DataError` if there are no images, or naming a line that is not JSON with a file_name or whose captions cannot be read."""
     folder, said = Path(folder), {}
     meta = folder / "metadata.jsonl"
-    for i, line in enumerate(meta.read_text("utf8").splitlines() if meta.is_file() else [], 1):
-        try: row = json.loads(line); said[row["file_name"]] = _captions(row)
-        except (ValueError, KeyError, TypeError) as e: raise DataError(f"{meta}:{i}: not a JSON object with a file_name ({type(e).__name__})") from e
+    for i, name, row in metadata_lines(meta) if meta.is_file() else ():
+        try: said[name] = _captions(row)
+        except DataError as e: raise DataError(f"{meta}:{i}: {e}") from e
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower()[1:] in IMAGE_TYPES}
     if not names | said.keys(): raise DataError(f"{folder}: no images in it ({', '.join(IMAGE_TYPES)})")
     return [dict(n=n, path=name, captions=said.get(name, {})) for n, name in enumerate(sorted(names | said.keys()))]
 
+def _bytes(path, name) -> bytes:
+    "Contents of a file. Raises `DataError` by its `name`, which may also be one that no file can have."
+    try:
+        if os.path.isfile(path): return Path(path).read_bytes()
+    except OSError as e: raise DataError(f"{name}: cannot be read ({e.strerror}); check its permissions") from e
+    raise DataError(f"{name}: no such file")
+
 def row_sample(folder, row: dict, captions: dict | None = None) -> Sample:
     "The sample of a row of `image_rows`. Raises `DataError`."
-    path = Path(folder) / row["path"]
-    if not path.is_file(): raise DataError(f"{row['path']}: no such file")
-    return make_sample(f"{row['n']:08d}", path.read_bytes(), row["captions"] | (captions or {}), row["path"])
+    return make_sample(f"{row['n']:08d}", _bytes(Path(folder) / row["path"], row["path"]), row["captions"] | (captions or {}), row["path"])
 
 def field_sample(key: str, fields: dict) -> Sample:
-    "A sample from a row of parquet or of a dataset: an image as bytes or {bytes, path}, captions in fields named like a kind, `caption`, or a `json`."
+    "A sample from a row of parquet or of a dataset: an image as bytes or {bytes, path}, captions in fields named like a kind, `caption`, `captions`, or a `json`. Raises `DataError`."
     name = next((k for k in fields if k.lower() in ("image", *IMAGE_TYPES)), None)
     if name is None: raise DataError(f"row {key}: none of its fields {', '.join(fields)} is an image")
-    image = fields[name] if isinstance(fields[name], dict) else dict(bytes=fields[name], path="")
-    facts = {**fields, **(fields.get("json") or {})}
-    return make_sample(key, image["bytes"] or Path(image["path"]).read_bytes(), _captions(facts) or {"text": fields.get("txt") or ""}, str(facts.get("source") or ""))
+    image = fields[name] if isinstance(fields[name], dict) else dict(bytes=fields[name])
+    data = image.get("bytes") or (_bytes(image["path"], image["path"]) if image.get("path") else None)
+    if data is None: raise DataError(f"row {key}: its field {name} holds no image")
+    facts = {**fields, **(fields["json"] if isinstance(fields.get("json"), dict) else {})}
+    return make_sample(key, data, _captions(facts) or {"text": fields.get("txt")}, str(facts.get("source") or ""))
 
 def _noting(pairs, make, damage):
     "make(*pair) for each pair; what raises DataError is noted and skipped."
@@ -268,10 +283,14 @@ def dataset_samples(dataset, damage=None):
         if isinstance(feature, datasets.Image): dataset = dataset.cast_column(name, datasets.Image(decode=False))
     return _noting(((f"{n:08d}", row) for n, row in enumerate(dataset)), field_sample, damage or Damage())
 
-def _parquet_rows(paths):
-    import pyarrow.parquet as pq
-    batches = (b for p in paths for b in pq.ParquetFile(p).iter_batches(64))
-    return ((f"{n:08d}", row) for n, row in enumerate(row for b in batches for row in b.to_pylist()))
+def _parquet_batches(path, damage):
+    "Lists of rows of a parquet file, up to where it can be read."
+    import pyarrow as pa, pyarrow.parquet as pq
+    try: yield from (b.to_pylist() for b in pq.ParquetFile(path).iter_batches(64))
+    except (pa.ArrowException, OSError, ValueError) as e: damage(path, f"the rest cannot be read ({str(e).splitlines()[0][:90]})")
+
+def _parquet_rows(paths, damage):
+    return ((f"{n:08d}", row) for n, row in enumerate(row for p in paths for rows in _parquet_batches(p, damage) for row in rows))
 
 def layout_of(path) -> tuple[str, list[Path]]:
     "(shards, parquet or images, its files). Raises `DataError` if the path is none of them, or several."
@@ -290,7 +309,7 @@ def open_samples(path, strict: bool = False, log=print, damage=None):
     What cannot be read is named through `log` and skipped; with `strict` it raises `DataError`. Pass a `Damage` to count it."""
     (kind, files), damage = layout_of(path), damage or Damage(strict, log)
     if kind == "shards": return itertools.chain.from_iterable(read_shard(p, damage) for p in files)
-    if kind == "parquet": return _noting(_parquet_rows(files), field_sample, damage)
+    if kind == "parquet": return _noting(_parquet_rows(files, damage), field_sample, damage)
     return _noting(((r["path"], r) for r in image_rows(files[0])), lambda _, row: row_sample(files[0], row), damage)
 
 # %% ../nbs/02b_shards.ipynb #c58f0f7d

@@ -111,9 +111,24 @@ def test_metadata_captions(tmp_path):
     a, b, c = MetadataCaptioner(tmp_path)(files)
     assert (a.text, a.source) == ("a red cat", "metadata") and b.status == c.status == "error" and b.text is None
     assert next(MetadataCaptioner(tmp_path, "alt", "alt")(files)).text == "cat"
+    (tmp_path / "metadata.jsonl").write_bytes('{"file_name": "./000.png", "text": "a\u2028red\x85cat"}\n\n'.encode())
+    assert next(MetadataCaptioner(tmp_path)(files)).text == "a red cat"
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "000.png", "text": "x"}\nnot json\n')
     with pytest.raises(DataError, match="metadata.jsonl:2"): MetadataCaptioner(tmp_path)
     with pytest.raises(DataError, match="no such file"): MetadataCaptioner(tmp_path / "none")
+
+
+def test_captioning_keeps_what_metadata_held(tmp_path):
+    files = pictures(tmp_path, 4)
+    before = [dict(file_name="./000.png", licence="CC0", text="old"), dict(file_name="001.png", text="old"), dict(file_name="002.png", licence="MIT"), dict(file_name="elsewhere.png", text="stays")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in before))
+    def some(paths):
+        for p in paths: yield Caption(str(p), "dense", *(("flawed", None, "a list") if p.name in ("001.png", "002.png") else ("text", GOOD)))
+    caption_files(files, {"text": some}, tmp_path)
+    assert [json.loads(x) for x in (tmp_path / "metadata.jsonl").read_text().splitlines()] == [
+        dict(file_name="000.png", licence="CC0", text=GOOD), dict(file_name="002.png", licence="MIT"), dict(file_name="elsewhere.png", text="stays"), dict(file_name="003.png", text=GOOD)]
+    (tmp_path / "metadata.jsonl").write_text("{broken")
+    with pytest.raises(DataError, match="metadata.jsonl:1"): caption_files(files, {"text": lambda paths: pytest.fail("asked")}, tmp_path)
 
 
 def test_dataset_columns():

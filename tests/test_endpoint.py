@@ -259,6 +259,14 @@ def test_a_damaged_or_full_cache_stops_the_run_with_its_name(tmp_path):
         assert len(server.calls) < 20
 
 
+def test_a_tag_or_answer_that_is_not_unicode_is_kept(tmp_path):
+    odd = os.fsdecode(b"caf\xe9.png")
+    with FakeEndpoint(answer=lambda q, body: "half a pair: \ud83d") as server:
+        answer = Endpoint(config(server), tmp_path / "a.db").ask(chat("q", tag=odd))
+    (stored,) = AnswerCache(tmp_path / "a.db")
+    assert (answer.tag, answer.text) == (stored.tag, stored.text) == (odd, "half a pair: \ud83d")
+
+
 def test_two_processes_may_share_a_cache(tmp_path):
     caches = [AnswerCache(tmp_path / "a.db") for _ in range(2)]
     from lens_ref.chat import Answer

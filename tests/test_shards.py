@@ -3,6 +3,7 @@ import functools
 import io
 import itertools
 import json
+import os
 import pathlib
 import random
 import signal
@@ -15,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lens_ref.core import ConfigError, DataError
+from lens_ref.core import ConfigError, DataError, json_bytes
 from lens_ref.prepare import on_ray, prepare
 from lens_ref.runs import StreamData
-from lens_ref.shards import (Damage, Sample, ShardStream, cache_shards, cut, fit_16, make_sample, open_samples, pack, read_shard, scan, unpack,
+from lens_ref.shards import (Damage, Sample, ShardStream, cache_shards, cut, dataset_samples, fit_16, image_rows, make_sample, open_samples, pack, read_shard, scan, unpack,
                              write_shards, write_tar)
 
 TESTS = pathlib.Path(__file__).parent
@@ -195,6 +196,63 @@ def test_a_folder_skips_and_names_what_it_cannot_use(folder):
     damage = Damage(log=quiet)
     assert len(list(open_samples(folder, damage=damage))) == 19
     assert {k: v.split(": ")[1].split(" (")[0] for k, v in damage.found.items()} == {"zz.jpg": "not a readable image", "01.png": "no such file", "extra.png": "has no caption"}
+
+
+@pytest.mark.parametrize("line, says", [(b'{"file_name": 5}', "file_name is 5"), ('{"file_name": "é.png"}'.encode("latin1"), "UTF-8"), (b"[1]", "list"), (b"{", "JSON"), (b'{"text": "a"}', "file_name is None"),
+                                        (b'{"file_name": "a.png", "captions": [{"kind": "dense"}]}', "captions")])
+def test_a_faulty_line_is_named_and_sound_ones_are_read(folder, line, says):
+    name = "x" * 300 + ".png"                                                                  # a name that no disk takes
+    sound = [dict(file_name="./00.png"), dict(file_name="deep/../01.png", text="one\u2028picture\x85"), dict(file_name=str(folder.absolute() / "02.png"), captions=["two", "twin"]), dict(file_name=name, text="a")]
+    (folder / "00.png").write_bytes(picture(0))
+    sound[0]["captions"] = [dict(kind="dense", text="none", language="en"), dict(kind="dense", text="rien", language="fr")]
+    (folder / "metadata.jsonl").write_bytes(b"\n\r\n".join(json.dumps(r, ensure_ascii=False).encode() for r in sound))
+    rows = {r["path"]: r["captions"] for r in image_rows(folder)}
+    assert len(rows) == 22 and rows["00.png"] == {"dense": "none", "dense:fr": "rien"} and rows["01.png"] == {"text": "one\u2028picture\x85"} and rows["02.png"] == {"text": "two"}
+    assert prepare(folder, folder.parent / "out", log=quiet) == dict(images=22, kept=3, dropped=dict(read=19))
+    with open(folder / "metadata.jsonl", "ab") as f: f.write(b"\n" + line)
+    with pytest.raises(DataError, match=f"metadata.jsonl:8: .*{says}"): image_rows(folder)
+
+
+def test_a_name_that_is_not_utf8_goes_all_the_way(folder, tmp_path, capsys):
+    from lens_ref.filters import filter_folder
+    odd = os.fsdecode(b"caf\xe9.png")
+    for name in (odd, "café.png"): (folder / name).write_bytes(picture(77))
+    with open(folder / "metadata.jsonl", "ab") as f: f.write(json_bytes(dict(file_name=odd, text="un café")) + b"\n")
+    counts = prepare(folder, tmp_path / "out", light, per_shard=30, log=quiet)
+    report = {x["path"]: x for x in map(json.loads, (tmp_path / "out/report.jsonl").read_bytes().splitlines())}
+    assert report[odd]["kept"] and report["café.png"]["stage"] == "read" and counts["images"] == 22 and "café.png" in (tmp_path / "out/report.jsonl").read_text("utf8")
+    assert {s.source: s.caption() for s in open_samples(tmp_path / "out", strict=True)}[odd] == "un café"
+    assert prepare(folder, tmp_path / "out", light, per_shard=30, log=quiet) == counts
+    filter_folder(folder, tmp_path / "f", embed=None)
+    assert odd in {pathlib.Path(json.loads(x)["file"]).name for x in (tmp_path / "f/report.jsonl").read_bytes().splitlines()}
+    Damage()(odd, "x")                                                                         # can be printed
+    assert "caf\\udce9.png" in capsys.readouterr().out
+
+
+def test_a_file_that_may_not_be_read_is_dropped_by_name(folder, tmp_path, monkeypatch):
+    whole = pathlib.Path.read_bytes
+    def refuse(path):
+        if path.name == "01.png": raise PermissionError(13, "Permission denied")
+        return whole(path)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+    assert prepare(folder, tmp_path / "out", log=quiet) == dict(images=20, kept=19, dropped=dict(read=1))
+    assert "01.png: cannot be read (Permission denied)" in (tmp_path / "out/report.jsonl").read_text()
+
+
+def test_odd_rows_of_parquet_and_datasets_are_skipped_by_name(tmp_path):
+    import datasets, pyarrow as pa, pyarrow.parquet as pq
+    good = dict(bytes=picture(1), path=None)
+    rows = [dict(image=good, captions=["a cat", "one cat"]), dict(image=None, captions=["null"]), dict(image=dict(bytes=None, path="gone.png"), captions=["gone"]),
+            dict(image=dict(bytes=None, path=None), captions=["neither"]), dict(image=good, captions=[]), dict(image=good, captions=["last"])]
+    for name in ("a", "b", "c"): pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+    cut = (tmp_path / "b.parquet").read_bytes()
+    (tmp_path / "b.parquet").write_bytes(cut[:len(cut) // 2])
+    damage = Damage(log=quiet)
+    assert [s.caption() for s in open_samples(tmp_path, damage=damage)] == ["a cat", "last"] * 2
+    assert len(damage.found) == 9 and "b.parquet" in " ".join(damage.found) and any("gone.png: no such file" in why for why in damage.found.values())
+    with pytest.raises(DataError, match="00000001"): list(open_samples(tmp_path, strict=True))
+    damage = Damage(log=quiet)
+    assert [s.caption() for s in dataset_samples(datasets.Dataset.from_list(rows), damage)] == ["a cat", "last"] and len(damage.found) == 4
 
 
 # ---- order
