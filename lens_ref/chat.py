@@ -25,7 +25,8 @@ class EndpointConfig(Config):
     `extra`: further fields of the request, sent as they are, e.g. `{"seed": 0}` or `{"max_completion_tokens": 900}` (then set `max_tokens=None`).
     `image_side`: pictures with a longer side are scaled down to it. `concurrency`: requests in flight over the whole pool. `timeout`: seconds for one answer, from question to
     last byte. `attempts`: tries of one request that may fail; being told to come back later does not count, `patience` seconds bound that. `reasks`: how often an answer that is
-    empty or breaks its schema is asked for again. `price_in`, `price_out`: dollars per million tokens. `give_up_after`: errors in a row, over all requests, that end the run."""
+    empty or breaks its schema is asked for again. `price_in`, `price_out`: dollars per million tokens. `budget`: dollars for all answers of `model` in the cache,
+    whoever asked and when: a run that goes on, or another one on the same cache, does not get it anew. `give_up_after`: errors in a row, over all requests, that end the run."""
     model: str
     urls: tuple = ("https://api.openai.com/v1",)
     key_env: str = "OPENAI_API_KEY"

@@ -118,7 +118,7 @@ class AnswerCache:
     Raises `CheckpointError` naming the file when it cannot be opened, read or written."""
 
     def __init__(self, path=None):
-        self.path, self.lock = path, threading.Lock()
+        self.path, self.lock, self.counted = path, threading.Lock(), {}
         with self._named("opened"):
             if path is not None: Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(":memory:" if path is None else str(path), check_same_thread=False, timeout=60, isolation_level=None)
@@ -140,6 +140,15 @@ class AnswerCache:
         "Store an answer under its key, replacing an earlier one."
         record, tag = json_bytes(asdict(answer)).decode(), utf8(answer.tag).decode()
         with self.lock, self._named("written"): self.db.execute("insert or replace into answers values (?, ?, ?, ?)", (answer.key, time.time(), tag, record))
+
+    def paid(self, model: str) -> float:
+        "Dollars that the stored answers of a model cost, other processes' too. Reads the rows that are new since the last call."
+        with self.lock, self._named("read"):
+            last, cost = self.counted.get(model, (0, 0.0))
+            cost_of = "sum(case when json_extract(record, '$.model') = ? then json_extract(record, '$.cost') end)"
+            row, more = self.db.execute(f"select max(rowid), {cost_of} from answers where rowid > ?", (model, last)).fetchone()
+            self.counted[model] = row or last, cost + (more or 0)
+            return self.counted[model][1]
 
     def __iter__(self):
         "Every stored answer, in the order they were written."
@@ -209,6 +218,7 @@ class Endpoint:
     def __init__(self, config: EndpointConfig, cache=None):
         self.config, self.pool, self.ledger = config, Pool(config.urls), Ledger()
         self.cache = cache if isinstance(cache, AnswerCache) else AnswerCache(cache)
+        self.earlier = self.cache.paid(config.model) if config.budget is not None else 0.0
         self.clients = {url: _client(url, config) for url in config.urls}
         self.slots, self.lock, self.under_way, self.stop = threading.Semaphore(config.concurrency), threading.Lock(), {}, threading.Event()
 
@@ -246,10 +256,14 @@ class Endpoint:
         while (answer := work.step(stop)) is None: pass
         return answer
 
+    def spent(self) -> float:
+        "Dollars that count against the budget: those of earlier runs, of this one (also for answers that are not stored yet) and of other processes on the cache."
+        return max(self.earlier + self.ledger.sums["cost"], self.cache.paid(self.config.model))
+
     def _check(self, stop):
         "Is it worth sending another request? A caller who asks one by one sees the errors and decides; a run is ended."
-        c, spent = self.config, self.ledger.sums["cost"]
-        if c.budget is not None and spent >= c.budget: raise EndpointError(f"the budget of ${c.budget:g} is spent (${spent:.4f}); raise it and run again: what is answered is kept")
+        c = self.config
+        if c.budget is not None and (spent := self.spent()) >= c.budget: raise EndpointError(f"the budget of ${c.budget:g} is spent (${spent:.4f} for the answers of {c.model} in the cache); raise it and run again: what is answered is kept")
         if stop is not self.stop and self.ledger.row >= c.give_up_after: raise EndpointError(f"{', '.join(c.urls)}: the last {self.ledger.row} requests all failed; see that the server runs, then run again: what is answered is kept")
 
     def run(self, fn, items, window: int | None = None):

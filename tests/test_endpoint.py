@@ -199,6 +199,19 @@ def test_the_budget_is_kept(tmp_path):
         assert len(server.calls) == 5 == len(client.cache)
 
 
+def test_the_budget_outlives_the_process_and_covers_its_neighbours(tmp_path):
+    def buy(client, names): return list(client.map(chat(q) for q in names))
+    with FakeEndpoint() as server:
+        budget = config(server, budget=4.5 * PRICE, concurrency=1)
+        buy(Endpoint(budget, tmp_path / "a.db"), "abc")
+        resumed, neighbour, other = Endpoint(budget, tmp_path / "a.db"), Endpoint(budget, tmp_path / "a.db"), Endpoint(budget.replace(model="n"), tmp_path / "a.db")
+        assert [a.cached for a in buy(resumed, "abcd")] == [True] * 3 + [False]
+        with pytest.raises(EndpointError, match="budget"): buy(neighbour, "xyz")
+        with pytest.raises(EndpointError, match="budget"): buy(resumed, "z")
+        assert len(server.calls) == 5 and resumed.ledger.summary()["cost"] == pytest.approx(PRICE)      # the books are of this process
+        assert len(buy(other, "ab")) == 2 and len(buy(Endpoint(budget.replace(budget=6.5 * PRICE), tmp_path / "a.db"), "yz")) == 2
+
+
 # ---- the cache
 
 JOB = textwrap.dedent("""
