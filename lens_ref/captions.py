@@ -107,6 +107,11 @@ def _status(answer: Answer, kind: str, rules: CaptionRules) -> tuple[str, str]:
 
 def _sum(values): return None if None in values or not values else sum(values)
 
+def _room(config, times: int) -> dict:
+    "Settings that give an answer so many times the room; none if only the server knows the limit."
+    own = dict(max_tokens=config.max_tokens) | config.extra
+    return {k: own[k] * times for k in ("max_tokens", "max_completion_tokens") if own.get(k)}
+
 _MEND = "That will not do: {}. Write it again without this fault, and send nothing else."
 
 class EndpointCaptioner:
@@ -134,7 +139,7 @@ class EndpointCaptioner:
             if status in ("text", "error") or counts[status] >= getattr(self.rules, status): break
             counts[status] += 1
             if status == "flawed": turns = (("assistant", (answers[-1].text,)), ("user", (_MEND.format(reason),)))
-            if status == "truncated" and (tokens := self.endpoint.config.max_tokens): room = dict(max_tokens=tokens * 2 ** counts["truncated"])
+            if status == "truncated" and not (room := _room(self.endpoint.config, 2 ** counts[status])): break       # the same question would bring the same answer
         return self._record(str(file), sha, status, reason, answers)
 
     def _record(self, file, sha, status, reason, answers) -> Caption:

@@ -53,6 +53,13 @@ def test_rules_for_answers_that_will_not_do(tmp_path, script, texts, status, ask
     if status == "flawed": assert c.raw == "cat" and "too short" in c.reason and "too short" in server.calls[-1]["body"]["messages"][-1]["content"]
 
 
+@pytest.mark.parametrize("settings, asked, sent", [(dict(max_tokens=None, extra=dict(max_completion_tokens=900)), 2, [900, 1800]), (dict(max_tokens=None), 1, [None]), (dict(extra=dict(max_tokens=50)), 2, [50, 100])])
+def test_a_text_cut_short_gets_more_room_whatever_the_limit_is_called(tmp_path, settings, asked, sent):
+    c, server = ask_one(tmp_path, ["length"] * 9, price_in=2.0, price_out=8.0, **settings)
+    assert (c.status, c.asked, c.completion_tokens) == ("truncated", asked, asked * COMPLETION_TOKENS) and len(server.calls) == asked
+    assert [x["body"].get("max_completion_tokens", x["body"].get("max_tokens")) for x in server.calls] == sent and c.cost == pytest.approx(asked * (2 * PROMPT_TOKENS + 8 * COMPLETION_TOKENS) / 1e6)
+
+
 def test_rules_can_be_set(tmp_path):
     c, _ = ask_one(tmp_path, ["refusal"] * 3, rules=CaptionRules(refusal=3))
     assert (c.status, c.asked) == ("text", 4)
