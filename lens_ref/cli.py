@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'EXAMPLES', 'read_config', 'say', 'need_positive', 'need_device', 'image_format', 'picture_size', 'cmd_train',
-           'show_folder', 'cmd_emoji', 'cmd_prepare', 'cmd_cache', 'cmd_ablate', 'cmd_rl_prompts', 'rl_writer',
-           'say_sometimes', 'cmd_rl', 'cmd_generate', 'cmd_evaluate', 'cmd_info', 'cmd_bench', 'bench_generation',
-           'add_command', 'parser', 'main']
+           'show_folder', 'cmd_emoji', 'hub_scorers', 'cmd_prepare', 'cmd_cache', 'cmd_ablate', 'cmd_rl_prompts',
+           'rl_writer', 'say_sometimes', 'cmd_rl', 'cmd_generate', 'cmd_evaluate', 'cmd_info', 'cmd_bench',
+           'bench_generation', 'add_command', 'parser', 'main']
 
 # %% ../nbs/14_cli.ipynb #f3899e36
 import argparse
@@ -103,15 +103,32 @@ def cmd_emoji(a):
     print(f"{a.out}: {emoji_folder(a.art, a.names, a.out):,} pictures with captions; next: lens-ref train --images {a.out} --out {a.out}-model")
 
 
+def hub_scorers(a):
+    "Scorers for --nsfw, --aesthetic and --watermark, as far as they are given. ConfigError names the option whose model cannot be loaded."
+    from lens_ref.filters import MODELS, aesthetic_v25, hub_classifier
+    scorers = {}
+    for name in (n for n in MODELS if getattr(a, n)):
+        model, _, labels = getattr(a, name).partition(":")
+        try: scorers[name] = aesthetic_v25() if (name, model) == ("aesthetic", "v2.5") else hub_classifier(model, labels.split(",") if labels else None)
+        except (OSError, ImportError, ValueError) as e: raise ConfigError(f"--{name}: {str(e).splitlines()[0][:200]}") from e
+    if scorers and not a.filters: raise ConfigError(f"--{next(iter(scorers))}: is a filter, and --filters 0 runs none; leave one of them out")
+    return scorers
+
+
 def cmd_prepare(a):
-    "Filter a folder of pictures, caption what is left, and pack it into WebDataset shards with a report on every picture."
+    """Filter a folder of pictures, caption what is left, and pack it into WebDataset shards with a report on every picture.
+
+    Six of the nine filters need no model. --nsfw and --watermark take an image classifier and the labels that count against a picture, --aesthetic one with a single output, or v2.5 for the
+    package aesthetic-predictor-v2-5; filters without a model are not run."""
     from lens_ref.chat import EndpointConfig
     from lens_ref.filters import Thresholds
     from lens_ref.prepare import AskedCaptions, NineFilters, in_turn, on_ray, prepare
     need_positive(a, "per_shard")
-    filters = NineFilters(Thresholds.from_dict(read_config(a.thresholds) if a.thresholds else {})) if a.filters else None
-    kinds = a.kinds.split(",")
+    scorers, kinds = hub_scorers(a), [k.strip() for k in a.kinds.split(",")]
+    filters = NineFilters(Thresholds.from_dict(read_config(a.thresholds) if a.thresholds else {}), scorers) if a.filters else None
     captioner = AskedCaptions(EndpointConfig(model=a.vlm, urls=tuple(a.url.split(","))), Path(a.out) / "answers.sqlite", kinds) if a.url else None
+    if not filters: say("--filters 0: no filter is run")
+    elif filters.not_run: say(f"filters not run, since they need a model: {', '.join(filters.not_run)}; give one with --{', --'.join(filters.not_run)}")
     counts = prepare(a.folder, a.out, filters, captioner, a.per_shard, on_ray(a.ray) if a.ray else in_turn, say)
     print(f"{counts['kept']:,} of {counts['images']:,} pictures kept; dropped: {counts['dropped'] or 'none'}; each one is in {a.out}/report.jsonl")
 
@@ -304,6 +321,7 @@ EXAMPLES = {
     "info": "lens-ref info --preset lens                          what the released size needs\nlens-ref info --preset toy --tokens 16 --text-tokens 20",
     "bench": "lens-ref bench                                       our transformer against diffusers' of the same size\nlens-ref bench --preset lens --device cuda --compile 1    seconds for a picture, part by part",
     "prepare": "lens-ref prepare PICTURES --out shards                        filters, and the captions in PICTURES/metadata.jsonl\n"
+               "lens-ref prepare PICTURES --out shards --nsfw Freepik/nsfw_image_detector:medium,high --aesthetic v2.5\n"
                "lens-ref prepare PICTURES --out shards --url http://127.0.0.1:8000/v1 --vlm Qwen2.5-VL-7B --kinds dense,brief --ray 8",
     "cache": "lens-ref cache shards --out cached --model data_samples/toy --sizes 64x64\nlens-ref cache shards --out cached --model data_samples/toy --sizes toy    27 sizes around 64, 96 and 128 pixels",
     "pretrain": "lens-ref pretrain --cache cached --out runs/mine --steps 1000\ntorchrun --nproc-per-node 2 -m lens_ref.scale --cache cached --out runs/mine --steps 1000 --parallel fsdp",
@@ -336,6 +354,7 @@ def parser():
                 workers=(int, "processes that share the work (one a core)"), per_skill=(25, "test images a skill"), preset=("toy", "size of the model"),
                 config=(str, "JSON file of settings, like the lineage.json of an earlier run; options win over it"), images=(str, "train on this folder of pictures with metadata.jsonl instead of the toy world"))
     add_command(sub, "prepare", cmd_prepare, out=("shards", "folder to write; a stopped run goes on"), filters=(1, "0: keep every picture that can be read"), thresholds=(str, "JSON file of thresholds, such as {\"area\": 4096}"),
+                nsfw=(str, "MODEL:LABEL,LABEL of a hub or folder"), aesthetic=(str, "v2.5, or a MODEL with one output"), watermark=(str, "MODEL:LABEL of a hub or folder"),
                 url=(str, "OpenAI-compatible servers that see pictures, with commas; without it the captions of metadata.jsonl are used"), vlm=("gpt-4.1", "the model to ask"), kinds=("dense", "captions to ask for: dense, brief or dense,brief"),
                 per_shard=(1000, "pictures in a shard"), ray=(0, "workers of Ray Data; 0 is this process alone")).add_argument("folder", help="pictures, with or without metadata.jsonl")
     add_command(sub, "cache", cmd_cache, out=("cached", "folder to write"), model=(str, "pipeline whose autoencoder and text encoder are used (the shipped toy)"), sizes=("64x64", "toy or lens buckets, or one size"),

@@ -69,6 +69,7 @@ def hub_classifier(model: str, label=None, device="cpu", batch_size: int = 16):
     def score(images):
         found = pipe(list(images), batch_size=batch_size, top_k=len(have), function_to_apply="softmax" if len(have) > 1 else "none")
         return [sum(x["score"] for x in one if x["label"] in wanted) for one in found]
+    score.name = f"{model}: {', '.join(sorted(map(str, wanted)))}"
     return score
 
 def aesthetic_v25(device="cpu"):
@@ -79,6 +80,7 @@ def aesthetic_v25(device="cpu"):
     model = model.to(device).eval()
     @torch.inference_mode()
     def score(images): return model(processor(images=list(images), return_tensors="pt").pixel_values.to(device)).logits.flatten().tolist()
+    score.name = "Aesthetic Predictor v2.5"
     return score
 
 def tabled(scores: dict):
@@ -87,7 +89,9 @@ def tabled(scores: dict):
         name = Path(getattr(image, "filename", "")).name
         if name in scores: return float(scores[name])
         raise DataError(f"{name or 'a picture without a file name'}: not in the table of {len(scores)} scores; add it")
-    return lambda images: [one(im) for im in images]
+    def score(images): return [one(im) for im in images]
+    score.name = f"table {hashlib.sha256(json.dumps(sorted(scores.items())).encode()).hexdigest()[:12]}"
+    return score
 
 # %% ../nbs/01_filters.ipynb #373d59c2
 def scaled_grey(image: Image.Image, side: int = SIDE) -> np.ndarray:
@@ -134,6 +138,7 @@ def hub_embedder(model: str = "openai/clip-vit-large-patch14", device="cpu"):
     def embed(images):
         rows = tower(pixel_values=processor(images=list(images), return_tensors="pt")["pixel_values"].to(device)).image_embeds
         return torch.nn.functional.normalize(rows.float(), dim=-1).cpu().numpy()
+    embed.name = model
     return embed
 
 # %% ../nbs/01_filters.ipynb #155baaed

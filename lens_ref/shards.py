@@ -258,7 +258,9 @@ def _bytes(path, name) -> bytes:
 
 def row_sample(folder, row: dict, captions: dict | None = None) -> Sample:
     "The sample of a row of `image_rows`. Raises `DataError`."
-    return make_sample(f"{row['n']:08d}", _bytes(Path(folder) / row["path"], row["path"]), row["captions"] | (captions or {}), row["path"])
+    sample = make_sample(f"{row['n']:08d}", _bytes(Path(folder) / row["path"], row["path"]), row["captions"] | (captions or {}), row["path"])
+    if sample.type not in IMAGE_TYPES: raise DataError(f"{row['path']}: a picture in {sample.type}, which is not read; save it as one of {', '.join(IMAGE_TYPES)}")
+    return sample
 
 def field_sample(key: str, fields: dict) -> Sample:
     "A sample from a row of parquet or of a dataset: an image as bytes or {bytes, path}, captions in fields named like a kind, `caption`, `captions`, or a `json`. Raises `DataError`."

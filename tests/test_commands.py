@@ -94,6 +94,28 @@ def test_commands_name_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
     assert named in err and err.count("\n") == 1, err
 
 
+def test_a_mistyped_kind_leaves_no_trace(pictures, tmp_path, capsys):
+    out, ask = tmp_path / "shards", ["prepare", str(pictures), "--filters", "0", "--out", str(tmp_path / "shards"), "--url", "http://127.0.0.1:9/v1", "--kinds"]
+    assert main([*ask, "dens"]) == 2 and "did you mean 'dense'" in capsys.readouterr().err and not out.exists()
+
+
+def test_prepare_says_which_filters_are_not_run_and_takes_models_for_them(pictures, tmp_path, capsys, monkeypatch):
+    from lens_ref import filters
+    given = {}
+    def classifier(model, labels):
+        given[model] = labels
+        return lambda images: [0.0 for _ in images]
+    monkeypatch.setattr(filters, "hub_classifier", classifier)
+    ask = ["prepare", str(pictures), "--thresholds", str(pictures / "thresholds.json"), "--out"]
+    assert main([*ask, str(tmp_path / "a")]) == 0 and "nsfw, aesthetic, watermark" in capsys.readouterr().out
+    assert main([*ask, str(tmp_path / "b"), "--nsfw", "me/nsfw:medium,high", "--watermark", "marks"]) == 0
+    out = capsys.readouterr().out
+    assert given == {"me/nsfw": ["medium", "high"], "marks": None} and "need a model: aesthetic;" in out and "38 of 40" in out
+    monkeypatch.undo()
+    assert main([*ask, str(tmp_path / "c"), "--nsfw", str(tmp_path / "none")]) == 2 and "--nsfw" in (err := capsys.readouterr().err) and err.count("\n") == 1
+    assert main([*ask, str(tmp_path / "c"), "--nsfw", "x", "--filters", "0"]) == 2 and not (tmp_path / "c").exists()
+
+
 def test_several_sizes_train_and_cost_the_same():
     "Two sizes: each step draws one, with as many pictures as make it cost the same; a batch cannot be gathered over passes then."
     g, model = torch.Generator().manual_seed(0), preset("toy", num_layers=1)

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import pickle
 import random
 import signal
 import subprocess
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 
 from lens_ref.core import ConfigError, DataError, json_bytes
-from lens_ref.prepare import on_ray, prepare
+from lens_ref.filters import Thresholds
+from lens_ref.prepare import AskedCaptions, NineFilters, on_ray, prepare
 from lens_ref.runs import StreamData
 from lens_ref.shards import (Damage, Sample, ShardStream, cache_shards, cut, dataset_samples, fit_16, image_rows, make_sample, open_samples, pack, read_shard, scan, unpack,
                              write_shards, write_tar)
@@ -330,6 +332,40 @@ def test_a_changed_source_or_filter_is_refused(folder, tmp_path):
 def test_a_filter_that_forgets_an_image_is_named(folder, tmp_path):
     def forgetful(paths): return first_half(paths)[1:]
     with pytest.raises(DataError, match="forgetful.*no decision"): prepare(folder, tmp_path / "out", forgetful, log=quiet)
+
+
+def test_all_shards_share_one_budget_and_so_do_later_runs(folder, tmp_path):
+    from fake_endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, FakeEndpoint
+    from lens_ref.chat import EndpointConfig, EndpointError
+    price = (2 * PROMPT_TOKENS + 8 * COMPLETION_TOKENS) / 1e6
+    with FakeEndpoint(answer=lambda q, body: "a photo of a cat") as server:
+        def run(budget):
+            config = EndpointConfig("vlm", urls=(server.url,), concurrency=1, price_in=2.0, price_out=8.0, budget=budget * price)
+            captioner = pickle.loads(pickle.dumps(AskedCaptions(config, tmp_path / "answers.sqlite", ["brief"])))
+            return prepare(folder, tmp_path / "out", captioner=captioner, per_shard=1, log=quiet)
+        for budget, paid in ((2.5, 3), (2.5, 3), (5.5, 6)):
+            with pytest.raises(EndpointError, match="budget"): run(budget)
+            assert len(server.calls) == paid
+        assert run(100)["kept"] == 20 == len(server.calls)
+
+
+def test_the_nine_filters_carry_what_decides_in_their_name_and_say_what_they_found(folder, tmp_path):
+    from lens_ref.filters import tabled
+    def embed(images): return np.stack([np.asarray(im.resize((4, 4))).ravel() / 255. for im in images])
+    scorer = lambda x: dict(aesthetic=tabled(x))
+    names = [NineFilters(*how).name for how in ((), (None, None, embed), (None, None, None), (None, scorer({"a": 5})), (None, scorer({"a": 6})))]
+    assert len(set(names)) == 5 and NineFilters(None, scorer({})).not_run == ["nsfw", "watermark"] and NineFilters(embed=None).not_run[-1] == "duplicate"
+    with pytest.raises(ConfigError, match="nsfw"): NineFilters(scorers=dict(nfsw=embed))
+    (folder / "zz.png").write_bytes((folder / "02.png").read_bytes())
+    (folder / "cut.png").write_bytes(picture(1)[:90])
+    for name in ("a.HEIC", "deep/b.avif", "notes.txt", ".hidden.heic"): (folder / name).write_bytes(b"x")
+    said = []
+    counts = prepare(folder, tmp_path / "out", NineFilters(Thresholds(area=1, clarity=0, entropy=0)), log=said.append)
+    report = {x["path"]: x for x in map(json.loads, (tmp_path / "out/report.jsonl").read_text().splitlines())}
+    copy = next(x for x in report.values() if x["filter"] == "duplicate")
+    assert {copy["path"], copy["reason"].removeprefix("of ")} == {"02.png", "zz.png"} and report["cut.png"]["reason"].startswith("cut.png: not a readable image")
+    assert counts == dict(images=24, kept=20, dropped=dict(broken=1, duplicate=1, type=2)) and report["deep/b.avif"]["stage"] == "type" and ".HEIC" in report["a.HEIC"]["reason"]
+    assert list(report["a.HEIC"]) == list(report["01.png"]) and any("1 .txt" in line for line in said)
 
 
 def test_two_ray_workers_give_the_identical_set(folder, tmp_path):
