@@ -253,14 +253,14 @@ def bucket_caches(samples, vae, encoder, batch: int = 32, at_once: int = 512) ->
         for (h, w), group in _grouped(some, lambda s: s[0].shape[:2]).items(): parts.setdefault((h // 16, w // 16), []).append(build_cache(group, vae, encoder, batch))
     return {g: join_caches(p) for g, p in sorted(parts.items())}
 
-def mixed_scenes(n: int, seed: int, buckets: list[Bucket], weights=None, jitter: int = 1):
-    "Yield (image, dense caption, Scene) for n scenes, each drawn at the size of a random bucket. `jitter`: see `sample_scene`."
+def mixed_scenes(n: int, seed: int, buckets: list[Bucket], weights=None):
+    "Yield (image, dense caption, Scene) for n scenes, each drawn at the size of a random bucket."
     from random import Random
     from lens_ref.wording import dense_caption
     from lens_ref.world import render, sample_scene
     rng = Random(seed)
     for _ in range(n):
-        scene, bucket = sample_scene(rng, jitter=jitter), rng.choices(buckets, weights)[0]
+        scene, bucket = sample_scene(rng), rng.choices(buckets, weights)[0]
         yield render(scene, bucket.height, bucket.width), dense_caption(scene, rng), scene
 
 def save_caches(caches: dict, path):

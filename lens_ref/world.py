@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SPRITES', 'COLORS', 'SIZES', 'RING', 'SETTINGS', 'WORDS', 'LAYOUTS', 'SKILLS', 'GROUNDS', 'BOARD', 'FRAME',
-           'SLOT', 'Thing', 'Sign', 'Scene', 'extent', 'place_name', 'unit', 'stretch', 'relation', 'sample_scene',
-           'sprite', 'background', 'letter', 'board_box', 'letter_boxes', 'draw_board', 'draw_sign', 'corner', 'paste',
-           'spaced', 'render']
+           'SLOT', 'Thing', 'Sign', 'Scene', 'extent', 'place_name', 'unit', 'stretch', 'cell', 'relation',
+           'sample_scene', 'sprite', 'background', 'letter', 'board_box', 'letter_boxes', 'draw_board', 'draw_sign',
+           'corner', 'paste', 'moved', 'spaced', 'render']
 
 # %% ../nbs/00_world.ipynb #d738a0f7
 import functools
@@ -99,6 +99,12 @@ def stretch(height, width):
     return height / u, width / u
 
 
+def cell(i, across):
+    "Where the line `i` of 16 world units (0 to 4 in the small picture) lies in one `across` times as wide, as a whole number of lines. Halves go outwards."
+    at, middle = i * across, 2 * across
+    return math.ceil(at - .5) if at <= middle else math.floor(at + .5)
+
+
 def relation(a, b, height=64, width=64):
     "How thing `a` lies to thing `b` in a picture of this size: inside, around, overlapping, left of, right of, above or below; None when it is too close to call."
     down, across = stretch(height, width)
@@ -124,7 +130,7 @@ LAYOUTS = {
 SKILLS = ("single", "two", "counting", "colors", "position", "attribute", "text")
 
 
-def _jittered(centers, rng, amount):
+def _jittered(centers, rng, amount=1):
     return [((x + rng.randint(-amount, amount)) / 64, (y + rng.randint(-amount, amount)) / 64) for x, y in centers]
 
 
@@ -134,49 +140,49 @@ def _groups(n_groups, rng):
     return [(k, rng.choice(list(COLORS)), rng.choice(list(SIZES))) for k in kinds]
 
 
-def _spread(counts, rng, jitter, centers=None):
+def _spread(counts, rng, centers=None):
     "Things for groups of the given counts on one layout."
     centers = centers or rng.choice(LAYOUTS[sum(counts)])
-    spots = _jittered(rng.sample(centers, len(centers)), rng, jitter)
+    spots = _jittered(rng.sample(centers, len(centers)), rng)
     return tuple(Thing(*g, *spots.pop()) for g, n in zip(_groups(len(counts), rng), counts) for _ in range(n))
 
 
-def _inside(rng, jitter):
+def _inside(rng):
     (k, c, _), (_, rc, _) = _groups(2, rng)
-    spot, = _jittered([(32, 32)], rng, jitter + 1)
+    spot, = _jittered([(32, 32)], rng, 2)
     return (Thing("ring", rc, "large", *spot), Thing(k, c, rng.choice(["small", "medium"]), *spot))
 
 
-def _overlapping(rng, jitter):
+def _overlapping(rng):
     (a, ca, _), (b, cb, _) = _groups(2, rng)
-    (x, y), = _jittered([(32, 32)], rng, jitter + 2)
+    (x, y), = _jittered([(32, 32)], rng, 3)
     dx, dy = rng.choice([(10, 4), (10, -4), (-10, 4), (4, 10)])        # the second, in front, hides about a quarter of the first
     return tuple(Thing(k, c, "large", x + s * dx / 64, y + s * dy / 64) for k, c, s in ((a, ca, -1), (b, cb, 1)))
 
 
-def _sign_scene(rng, jitter):
+def _sign_scene(rng):
     place = rng.choice(["top", "bottom"])
     y = 43 if place == "top" else 21                          # clear of the board, and clearly below or above the middle
     spots = [[], [(32, y)], [(16, y), (48, y)]][rng.choice([0, 1, 1, 2])]
-    things = _spread([1] * len(spots), rng, jitter, spots) if spots else ()
+    things = _spread([1] * len(spots), rng, spots) if spots else ()
     return things, Sign(rng.choice(WORDS), rng.choice(list(COLORS)), place)
 
 
-def sample_scene(rng, skill=None, jitter=1):
-    """A random scene that exercises `skill` (one of `SKILLS`); a random one by default. `rng` is a `random.Random`; `jitter`: how far things stray from the centres of their layout, in world units, at most 4.
+def sample_scene(rng, skill=None):
+    """A random scene that exercises `skill` (one of `SKILLS`); a random one by default. `rng` is a `random.Random`.
 
     `position` draws left/right/above/below, inside and overlapping pairs. Without a skill, overlapping pairs come more often than
     `position` alone would bring them: they are the hardest to draw, and at 3% of the scenes they were not learned. Raises DataError for an unknown skill."""
     if skill is None: skill = rng.choices([*SKILLS, "overlapping"], [3, 4, 5, 2, 4, 5, 4, 3])[0]
     elif skill not in SKILLS: raise DataError(f"skill: {skill!r} is unknown; choose one of {', '.join(SKILLS)}")
     setting, sign = rng.choice(SETTINGS), None
-    if skill in ("single", "colors"): things = _spread([1], rng, jitter)
-    elif skill == "two": things = _spread([1, 1], rng, jitter)
-    elif skill == "counting": things = _spread([rng.choice([2, 3, 3, 4])], rng, jitter)
-    elif skill == "attribute": things = _spread(rng.choice([[1, 1], [1, 1, 1], [2, 1], [2, 2], [3, 1], [2, 1, 1], [1, 1, 1, 1]]), rng, jitter)
-    elif skill == "text": things, sign = _sign_scene(rng, jitter)
-    elif skill == "overlapping": things = _overlapping(rng, jitter)
-    else: things = rng.choices([_inside, _overlapping, lambda r, j: _spread([1, 1], r, j, r.choice(LAYOUTS[2][:2]))], [2, 2, 6])[0](rng, jitter)
+    if skill in ("single", "colors"): things = _spread([1], rng)
+    elif skill == "two": things = _spread([1, 1], rng)
+    elif skill == "counting": things = _spread([rng.choice([2, 3, 3, 4])], rng)
+    elif skill == "attribute": things = _spread(rng.choice([[1, 1], [1, 1, 1], [2, 1], [2, 2], [3, 1], [2, 1, 1], [1, 1, 1, 1]]), rng)
+    elif skill == "text": things, sign = _sign_scene(rng)
+    elif skill == "overlapping": things = _overlapping(rng)
+    else: things = rng.choices([_inside, _overlapping, lambda r: _spread([1, 1], r, r.choice(LAYOUTS[2][:2]))], [2, 2, 6])[0](rng)
     return Scene(things, setting, sign)
 
 # %% ../nbs/00_world.ipynb #ffbc9b1d
@@ -289,7 +295,8 @@ def board_box(place, height, width):
     u = unit(height, width)
     h, w = round(18 * u), min(width, round(62 * u))
     top = round(u) if place == "top" else height - h - round(u)
-    return top, (width - w) // 2, top + h, (width - w) // 2 + w
+    left = round(u * (16 * cell(1, 2 * stretch(height, width)[1] - 2) + 1))              # in the middle, on the grid of 16 as things are
+    return top, left, top + h, left + w
 
 
 def letter_boxes(n, place, height, width):
@@ -333,13 +340,20 @@ def paste(img, thing):
     img[y:y + n, x:x + n] = (1 - alpha) * img[y:y + n, x:x + n] + a * np.array(COLORS[thing.color]) + b * 255
 
 
+def moved(v, across):
+    "A position (fraction of the small picture's side) in a picture `across` times as wide, in world units: its line of the grid of 16 moves, the distance to it stays."
+    i = round(v * 4)
+    return 16 * cell(i, across) + 64 * v - 16 * i
+
+
 def spaced(things, height, width):
-    "The things as they lie in a picture of this size: those that overlap or surround one another keep their distance in world units, all others their place in the frame."
+    "The things as they lie in a picture of this size: those that overlap or surround one another move together."
     (down, across), out = stretch(height, width), []
+    if down == across == 1: return tuple(things)
     for t in things:
         near = [o for o in things if o is t or relation(t, o) in ("inside", "around", "overlapping")]
         x, y = (sum(getattr(o, k) for o in near) / len(near) for k in "xy")
-        out.append(replace(t, x=x + (t.x - x) / across, y=y + (t.y - y) / down))
+        out.append(replace(t, x=(moved(x, across) / 64 + t.x - x) / across, y=(moved(y, down) / 64 + t.y - y) / down))
     return tuple(out)
 
 
