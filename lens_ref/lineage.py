@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'FIRST', 'PARTS', 'LineageConfig', 'ToyWorld', 'ImageFolder', 'every', 'record', 'stage_vae', 'stage_text',
-           'frozen', 'missing', 'stage_cache', 'new_transformer', 'train_config', 'watchers', 'progress_line', 'learn',
-           'stage_transformer', 'mixed_config', 'mixed_data', 'stages', 'open_folder', 'build', 'write_lineage']
+           'take_parts', 'frozen', 'missing', 'stage_cache', 'new_transformer', 'first_stage', 'train_config',
+           'watchers', 'progress_line', 'learn', 'stage_transformer', 'mixed_config', 'mixed_data', 'stages',
+           'open_folder', 'build', 'write_lineage']
 
 # %% ../nbs/07c_lineage.ipynb #5c5760f3
 import datetime
@@ -35,7 +36,7 @@ from .wording import LANGUAGES, alt_text, brief_caption, dense_caption
 from .world import render, sample_scene
 
 # %% ../nbs/07c_lineage.ipynb #431e3617
-SHAPES = tuple(Bucket(h, w, 16 * round((h * w) ** .5 / 16)) for h, w in ((64, 64), (64, 80), (80, 64), (64, 96), (96, 64), (64, 128), (128, 64), (96, 96), (80, 128), (128, 80)))   # of stage 2
+SHAPES = tuple(Bucket(h, w, 16 * round((h * w) ** .5 / 16)) for h, w in ((64, 64), (64, 80), (80, 64), (64, 96), (96, 64), (64, 112), (112, 64), (64, 128), (128, 64), (96, 96), (80, 128), (128, 80)))   # of stage 2
 FIRST = .3   # share of stage 2 at the size of stage 1
 PARTS = 8   # files of the cache: each can be made by another process, and a stopped run keeps those that are done
 
@@ -51,6 +52,7 @@ class LineageConfig(Config):
     mixed_steps: int = 0         # of stage 2, on pictures of many sizes and shapes; 0 leaves it out
     mixed_samples: int = 24_000  # scenes in its cache
     layers: int = 0              # blocks of the transformer; 0 = the preset's
+    base: str = ""               # saved pipeline whose parts stand for all stages before the second
     batch_size: int = 48         # after equal time the loss is lower than with 96
     lr: float = 1.5e-3
     seed: int = 0
@@ -62,6 +64,7 @@ class LineageConfig(Config):
         for k in ("mixed_steps", "mixed_samples"): self.need(getattr(self, k) >= 0, k, "must be 0 (no second stage) or more")
         self.need(not self.mixed_steps or self.mixed_samples >= 20 * PARTS, "mixed_samples", f"must be at least {20 * PARTS}: they are shared by {len(SHAPES) - 1} shapes")
         self.need(self.layers >= 0, "layers", "must be 0 (the preset's) or more")
+        self.need(not self.base or self.mixed_steps, "base", "leaves only the second stage to train: set mixed_steps too")
         self.need(self.workers >= 0, "workers", "must be 0 (one a core) or more")
         self.need(self.batch_size % max(1, self.workers) == 0, "workers", f"must divide batch_size={self.batch_size}: each takes an equal part of a batch")
 
@@ -169,6 +172,19 @@ def stage_text(out, config, source, log=print):
     shutil.rmtree(out / "text_run", ignore_errors=True)
 
 
+def take_parts(out, base):
+    "Copy autoencoder, text encoder and transformer of the pipeline saved in `base` to `out`, where the stages that make them find them done. DataError names a part that is not there."
+    for part in ("vae", "text_encoder", "transformer"):
+        if not (Path(base) / part / "config.json").is_file(): raise DataError(f"base: {base} has no {part}/config.json; give the folder of a saved pipeline, such as data_samples/toy")
+    for part in ("vae", "text_encoder", "transformer"):
+        if (out / part).is_dir(): continue
+        with atomic_folder(out / part) as tmp: shutil.copytree(Path(base) / part, tmp, dirs_exist_ok=True)
+    lineage = Path(base) / "lineage.json"
+    for made in json.loads(lineage.read_text())["stages"] if lineage.is_file() else []:
+        if made["stage"] == "mixed": continue                                      # this run writes its own
+        with atomic_write(out / "made" / f"{made['stage']}.json") as tmp: Path(tmp).write_text(json.dumps(made, indent=1))
+
+
 def frozen(out):
     "The autoencoder and text encoder of `out`, for use."
     return ToyVAE.from_pretrained(out / "vae").eval(), TextEncoder.load(out / "text_encoder")
@@ -196,6 +212,14 @@ def new_transformer(encoder, seed=0, layers=0):
     "A toy transformer with random weights, of `layers` blocks (0: the preset's)."
     torch.manual_seed(seed)
     return init_weights(LensTransformer2DModel(**preset("toy", enc_hidden_dim=encoder.width, **dict(num_layers=layers) if layers else {}).to_dict()))
+
+
+def first_stage(out, config, source, encoder, watch, log=print):
+    "The transformer after stage 1: trained here, or the one that `take_parts` left. None if a signal stopped the run."
+    if (out / "transformer/config.json").is_file(): return LensTransformer2DModel.from_pretrained(out / "transformer", torch_dtype=torch.float32).train()
+    model = new_transformer(encoder, config.seed, config.layers)
+    data = CachedData(load_cache(sorted((out / "cache").glob("*.safetensors"))), config.batch_size, config.seed)
+    return model if learn("transformer", model, train_config(config), Shard(data), out, watch, log) else None
 
 
 def train_config(config):
@@ -233,10 +257,10 @@ def learn(name, model, tc, data, out, watch, log=print):
 
 def stage_transformer(out, config, source, log=print):
     "The transformer: stage 1 on one size, then stage 2 on many if `mixed_steps`. Returns the pipeline; None if a signal stopped the run."
-    tc, (vae, encoder) = train_config(config), frozen(out)
-    model, watch = new_transformer(encoder, config.seed, config.layers), watchers(config, tc, source, vae, encoder) if rank() == 0 else {}
-    data = CachedData(load_cache(sorted((out / "cache").glob("*.safetensors"))), config.batch_size, config.seed)
-    if not learn("transformer", model, tc, Shard(data), out, watch, log): return None
+    vae, encoder = frozen(out)
+    watch = watchers(config, train_config(config), source, vae, encoder) if rank() == 0 else {}
+    model = first_stage(out, config, source, encoder, watch, log)
+    if model is None: return None
     if config.mixed_steps and not learn("mixed", model, mixed_config(config), mixed_data(out, config, log), out, watch, log): return None
     return LensPipeline(model, vae, encoder)
 
@@ -283,6 +307,7 @@ def build(out, config=None, source=None, log=print):
     config, source, out = config or LineageConfig(), source or ToyWorld(), Path(out)
     source.check(config)
     open_folder(out, config, source)
+    if config.base: take_parts(out, config.base)
     pipe = together(config.processes, stages, out, config, source, log)
     if pipe is None: return None
     pipe.save_pretrained(out / "pipeline")
