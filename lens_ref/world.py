@@ -293,7 +293,7 @@ def letter(char, pixels):
 def board_box(place, height, width):
     "(top, left, bottom, right) of the sign's board in pixels."
     u = unit(height, width)
-    h, w = round(18 * u), min(width, round(62 * u))
+    h, w = round(18 * u), round(62 * u)
     top = round(u) if place == "top" else height - h - round(u)
     left = round(u * (16 * cell(1, 2 * stretch(height, width)[1] - 2) + 1))              # in the middle, on the grid of 16 as things are
     return top, left, top + h, left + w
@@ -302,7 +302,7 @@ def board_box(place, height, width):
 def letter_boxes(n, place, height, width):
     "Corners (top, left) of `n` letter slots and the slot's width in pixels."
     top, left, bottom, right = board_box(place, height, width)
-    p = min(round(SLOT * unit(height, width)), (right - left) // n)       # a tall picture is too narrow for four full letters
+    p = round(SLOT * unit(height, width))
     rows = round(p * 16 / SLOT)
     x0 = (left + right - n * p) // 2
     return [((top + bottom - rows) // 2, x0 + i * p) for i in range(n)], p
