@@ -120,11 +120,12 @@ SIZES = dict(steps=6600, samples=40_000, vae_steps=6000, text_steps=1500)   # th
 @command("train", """
     lens-ref train --out runs/toy                          half an hour on two cores: weights, a grid of pictures, scores
     lens-ref train --steps 16000 --out runs/long          an hour: the shipped toy
+    lens-ref train --base data_samples/toy --mixed-steps 6000 --out runs/mixed    only the second stage
     lens-ref train --images runs/emoji --out runs/emoji-model    your own pictures: a folder with metadata.jsonl""",
     out=("runs/toy", "folder; a stopped run goes on from it"), steps=(int, f"transformer steps of 48 pictures, more is better ({SIZES['steps']})"),
     samples=(int, f"scenes in the cache ({SIZES['samples']})"), vae_steps=(int, f"autoencoder steps ({SIZES['vae_steps']})"),
     text_steps=(int, f"language-model steps ({SIZES['text_steps']})"), mixed_steps=(int, "steps of a second stage on many sizes and shapes (0)"),
-    mixed_samples=(int, "scenes in its cache (48000)"), layers=(int, "blocks of the transformer (5)"), seed=(int, "seed (0)"),
+    mixed_samples=(int, "scenes in its cache (24000)"), base=(str, "saved pipeline whose parts stand for all before the second stage"), layers=(int, "blocks of the transformer (5)"), seed=(int, "seed (0)"),
     workers=(int, "processes that share the work (one a core)"), per_skill=(25, "test images a skill"), preset=("toy", "size of the model"),
     config=(str, "JSON file of settings, like the lineage.json of an earlier run; options win over it"),
     images=(str, "train on this folder of pictures with metadata.jsonl instead of the toy world"))
@@ -133,7 +134,7 @@ def cmd_train(a):
     from lens_ref.evaluate import evaluate, table_markdown
     from lens_ref.lineage import ImageFolder, LineageConfig, build, write_lineage
     from lens_ref.wording import brief_caption
-    changes = {k: getattr(a, k) for k in ("steps", "samples", "vae_steps", "text_steps", "mixed_steps", "mixed_samples", "layers", "seed", "workers") if getattr(a, k) is not None}
+    changes = {k: getattr(a, k) for k in ("steps", "samples", "vae_steps", "text_steps", "mixed_steps", "mixed_samples", "base", "layers", "seed", "workers") if getattr(a, k) is not None}
     out = Path(a.out)
     if a.preset != "toy": raise ConfigError(f"preset: {a.preset!r}; this command trains the toy. Other sizes: lens-ref pretrain")
     need_positive(a, "per_skill")
