@@ -486,6 +486,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'lens_ref.lineage.ToyWorld.samples': ('lineage.html#toyworld.samples', 'lens_ref/lineage.py'),
                                   'lens_ref.lineage._silent': ('lineage.html#_silent', 'lens_ref/lineage.py'),
                                   'lens_ref.lineage.build': ('lineage.html#build', 'lens_ref/lineage.py'),
+                                  'lens_ref.lineage.check_base': ('lineage.html#check_base', 'lens_ref/lineage.py'),
                                   'lens_ref.lineage.every': ('lineage.html#every', 'lens_ref/lineage.py'),
                                   'lens_ref.lineage.first_stage': ('lineage.html#first_stage', 'lens_ref/lineage.py'),
                                   'lens_ref.lineage.frozen': ('lineage.html#frozen', 'lens_ref/lineage.py'),

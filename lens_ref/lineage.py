@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'FIRST', 'PARTS', 'LineageConfig', 'ToyWorld', 'ImageFolder', 'every', 'record', 'stage_vae', 'stage_text',
-           'take_parts', 'frozen', 'missing', 'stage_cache', 'new_transformer', 'first_stage', 'train_config',
-           'watchers', 'progress_line', 'learn', 'stage_transformer', 'mixed_config', 'mixed_data', 'stages',
-           'open_folder', 'build', 'write_lineage']
+           'check_base', 'take_parts', 'frozen', 'missing', 'stage_cache', 'new_transformer', 'first_stage',
+           'train_config', 'watchers', 'progress_line', 'learn', 'stage_transformer', 'mixed_config', 'mixed_data',
+           'stages', 'open_folder', 'build', 'write_lineage']
 
 # %% ../nbs/07c_lineage.ipynb #5c5760f3
 import datetime
@@ -172,10 +172,14 @@ def stage_text(out, config, source, log=print):
     shutil.rmtree(out / "text_run", ignore_errors=True)
 
 
-def take_parts(out, base):
-    "Copy autoencoder, text encoder and transformer of the pipeline saved in `base` to `out`, where the stages that make them find them done. DataError names a part that is not there."
+def check_base(base):
+    "DataError naming a part that the pipeline saved in `base` has not."
     for part in ("vae", "text_encoder", "transformer"):
         if not (Path(base) / part / "config.json").is_file(): raise DataError(f"base: {base} has no {part}/config.json; give the folder of a saved pipeline, such as data_samples/toy")
+
+
+def take_parts(out, base):
+    "Copy autoencoder, text encoder and transformer of the pipeline saved in `base` to `out`, where the stages that make them find them done."
     for part in ("vae", "text_encoder", "transformer"):
         if (out / part).is_dir(): continue
         with atomic_folder(out / part) as tmp: shutil.copytree(Path(base) / part, tmp, dirs_exist_ok=True)
@@ -306,6 +310,7 @@ def build(out, config=None, source=None, log=print):
     "All stages into folder `out`, from the toy world or another `source`; returns the pipeline, saved in `out/pipeline` with a `lineage.json` that says what made it. None if a signal stopped it."
     config, source, out = config or LineageConfig(), source or ToyWorld(), Path(out)
     source.check(config)
+    if config.base: check_base(config.base)
     open_folder(out, config, source)
     if config.base: take_parts(out, config.base)
     pipe = together(config.processes, stages, out, config, source, log)

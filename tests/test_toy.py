@@ -84,7 +84,7 @@ def test_damaged_pipeline_is_named(pipe, tmp_path, break_it, named):
                                          (["info", "--preset", "huge"], "huge"), (["train", "--config", "typo.json"], "'step': did you mean 'steps'"),
                                          (["train", "--config", "nowhere.json"], "nowhere.json"), (["train", "--images", "nowhere"], "metadata.jsonl"),
                                          (["emoji", "--art", "nowhere.tgz"], "emojibase-data-17.0.0.tgz"), (["train", "--preset", "huge"], "huge"),
-                                         (["train", "--out", "typo.json"], "typo.json"), (["train", "--per-skill", "0"], "--per-skill"), (["train", "--workers", "5"], "workers"),
+                                         (["train", "--out", "typo.json"], "typo.json"), (["train", "--base", "nowhere", "--mixed-steps", "9"], "nowhere has no vae/config.json"), (["train", "--base", "nowhere"], "set mixed_steps"), (["train", "--per-skill", "0"], "--per-skill"), (["train", "--workers", "5"], "workers"),
                                          (["generate", "a cat", "--out", "a.xyz"], "a.xyz"), (["generate", "a cat", "--out", "no/a.png"], "no is no folder"),
                                          (["generate", "a cat", "--device", "gpu"], "'gpu'"), (["generate", "a cat", "--height", "0"], "--height")])
 def test_command_line_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
