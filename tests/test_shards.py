@@ -21,7 +21,7 @@ from lens_ref.core import ConfigError, DataError, json_bytes
 from lens_ref.filters import Thresholds
 from lens_ref.prepare import AskedCaptions, NineFilters, on_ray, prepare
 from lens_ref.runs import StreamData
-from lens_ref.shards import (Damage, Sample, ShardStream, cache_shards, cut, dataset_samples, fit_16, image_rows, make_sample, open_samples, pack, read_shard, scan, unpack,
+from lens_ref.shards import (Damage, LostShard, Sample, ShardStream, cache_shards, cut, dataset_samples, fit_16, image_rows, make_sample, open_samples, pack, read_shard, scan, unpack,
                              write_shards, write_tar)
 
 TESTS = pathlib.Path(__file__).parent
@@ -153,6 +153,41 @@ def test_damage_costs_only_what_it_hits(shards, hurt, lost, listed):
     assert len(damage.found) >= (len(lost) if listed else 1) and all("shard-00001" in where for where in damage.found)
     with pytest.raises(DataError, match="shard-00001"): list(open_samples(shards, strict=True))
     assert len(set(keys(itertools.islice(ShardStream(shards, log=quiet), 30)))) == 30 - len(lost)     # training goes on, past the end of the epoch
+
+
+def test_a_lost_shard_stops_every_reader_by_name(shards, tmp_path):
+    "Unmounted while a run reads it (listed beside it or not), or gone before: never passed over as if it were damaged, nor written into a cache as dropped."
+    e, lost = Encoders(), shards / "shard-00002.tar"
+    stream, listed = ShardStream(shards, log=quiet), open_samples(shards, log=quiet)
+    assert next(listed).key == "00000000"
+    lost.rename(tmp_path / "away")
+    lost.symlink_to(tmp_path / "nowhere")                                                   # a link to what is not mounted
+    named = r"shard-00002.tar: cannot be opened \(No such file or directory\); mount"
+    readers = [lambda: list(itertools.islice(stream, 30)), lambda: list(listed), lambda: cache_shards(shards, tmp_path / "c", e.vae, e, log=quiet)]
+    for read in readers:
+        with pytest.raises(LostShard, match=named): read()
+    assert not list((tmp_path / "c").glob("*.tar"))
+    lost.with_suffix(".json").unlink()
+    with pytest.raises(LostShard, match=named): list(open_samples(shards, log=quiet))
+    lost.unlink()
+    with pytest.raises(LostShard, match="shard-00002.tar: is not there, and index.json"): open_samples(shards)
+    (shards / "index.json").unlink()
+    assert len(list(open_samples(shards, log=quiet))) == 23
+    (shards / "index.json").write_text(json.dumps(dict(version=2, shards=[])))              # another tool's
+    (tmp_path / "away").rename(lost)
+    assert len(list(open_samples(shards, log=quiet))) == 30 == len(ShardStream(shards, log=quiet))
+
+
+def test_a_disk_that_fails_in_the_middle_costs_only_what_it_hits(shards, monkeypatch):
+    from lens_ref import shards as module
+    bad = next(start for k, start, _ in scan(shards / "shard-00001.tar", Damage()) if k == "00000009")
+    class Failing(io.FileIO):
+        def read(self, n=-1):
+            if self.tell() == bad and str(self.name).endswith("shard-00001.tar"): raise OSError(5, "Input/output error")
+            return super().read(n)
+    monkeypatch.setattr(module, "opened", Failing)
+    damage = Damage(log=quiet)
+    assert set(range(30)) - set(keys(open_samples(shards, damage=damage))) == {9} and "Input/output error" in str(damage.found)
 
 
 def test_a_file_that_is_no_tar_is_named(tmp_path):
