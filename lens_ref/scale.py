@@ -332,12 +332,13 @@ def open_caches(path) -> dict:
     return {tuple(cache["grid"].tolist()): cache}
 
 def cut_caches(caches: dict, held_out: int) -> tuple:
-    "`(caches of all but the last samples of the largest, batch of those `held_out` last ones or None)`."
+    "`(caches of all but the last samples of the largest, batch of those `held_out` last ones or None)`. Raises `DataError` if none of those can be read: no picture of the training may stand in."
     grid, cache = max(caches.items(), key=lambda item: len(item[1]["latents"]))
     n = len(cache["latents"]) - held_out
     if not 0 < n: raise ConfigError(f"held_out={held_out}: the cache has only {len(cache['latents'])} samples of {grid[0] * 16}x{grid[1] * 16}")
     rest = cache | dict(latents=cache["latents"][:n], offsets=cache["offsets"][:n + 1])
-    return caches | {grid: rest}, open_cache(cache, 1, 0).rows(torch.arange(n, n + held_out)) if held_out else None
+    try: return caches | {grid: rest}, open_cache(cache, 1, 0).rows(torch.arange(n, n + held_out)) if held_out else None
+    except DataError as e: raise DataError(f"held_out={held_out}, the samples kept for validation: {e}, or hold out more") from e
 
 def model_settings(name: str, caches: dict):
     "The model preset for the features in a cache; `-stage2` of a name is about training. Only the toy follows their width. Raises `ConfigError` if they do not fit."

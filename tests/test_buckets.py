@@ -297,6 +297,10 @@ def test_a_damaged_sample_is_replaced_by_the_next_whoever_reads_it(stored, monke
     assert all(len(MixedData({(2, 2): stored}, {(2, 2): 1}, log=quiet).batch(step)["latents"]) == 1 for step in range(12))
     with pytest.raises(ConfigError, match="in_channels"): model_settings("small", {(2, 2): stored})        # its first sample cannot be read: the next tells what is in it
     assert cut_caches({(2, 2): stored}, 2)[1]["latents"].shape[0] == 2
+    hurt(stored, 11)
+    assert torch.equal(cut_caches({(2, 2): stored}, 2)[1]["latents"], good[10].expand(2, -1, -1))           # of two held out the sound one stands in,
+    with pytest.raises(DataError, match="held_out=1, .*not one of 1 samples can be read.*or hold out more"): cut_caches({(2, 2): stored}, 1)       # never one of those to train on
+    hurt(stored, 11)
     for i in range(12): hurt(stored, i) if i not in (0, order[(order.index(0) + 1) % 12]) else None
     with pytest.raises(DataError, match="not one of 12 samples can be read"): open_cache(stored, 2, 0).batch(0)
 
