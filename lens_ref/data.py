@@ -44,13 +44,12 @@ def read_metadata(folder):
 
 
 def read_image(path, height, width):
-    "One image on white, scaled to cover height x width and cropped at the centre: [H, W, 3] uint8. DataError names an unreadable file."
+    "One image on white: the largest middle part of the shape height x width, scaled to it: [H, W, 3] uint8. DataError names an unreadable file."
     try: im = on_white(Image.open(path))
     except Exception as e: raise DataError(f"{path}: not a readable image ({type(e).__name__}); replace or remove it") from e
-    s = max(width / im.width, height / im.height)
-    im = im.resize((max(width, round(im.width * s)), max(height, round(im.height * s))), Image.Resampling.LANCZOS)
-    x, y = (im.width - width) // 2, (im.height - height) // 2
-    return np.asarray(im.crop((x, y, x + width, y + height)))
+    s = min(im.width / width, im.height / height)                                # pixels of the file to one of ours
+    x, y = (im.width - s * width) / 2, (im.height - s * height) / 2
+    return np.asarray(im.resize((width, height), Image.Resampling.LANCZOS, (x, y, x + s * width, y + s * height)))
 
 
 def folder_samples(folder, height=64, width=64):

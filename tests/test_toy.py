@@ -129,6 +129,19 @@ def test_folder_of_images_names_the_line(tmp_path):
     with pytest.raises(DataError, match="b.png: not a readable image"): list(folder_samples(tmp_path))
 
 
+@pytest.mark.parametrize("height, width", [(90, 91), (333, 777), (37, 300), (500, 64)])
+def test_a_picture_is_cut_and_scaled_without_shift_or_stretch(tmp_path, height, width):
+    "Against the mean of a smooth picture, known as a formula, over what each pixel covers. Scaling all of it to whole pixels first was off by up to 7 levels."
+    from PIL import Image
+    from lens_ref.data import read_image
+    def drawn(y, x): return np.stack([127 + 120 * np.sin(x / 37 + y / 51), 127 + 120 * np.cos(x / 23 - y / 61), 127 + 120 * np.sin((x + y) / 45)], -1)
+    Image.fromarray(drawn(*np.mgrid[:height, :width]).round().astype(np.uint8)).save(tmp_path / "a.png")
+    side, k = min(height, width), 8
+    at = (np.arange(64 * k) + .5) * side / 64 / k - .5
+    want = drawn(*np.meshgrid(at + (height - side) / 2, at + (width - side) / 2, indexing="ij")).reshape(64, k, 64, k, 3).mean((1, 3))
+    assert np.sqrt(((read_image(tmp_path / "a.png", 64, 64) - want) ** 2).mean()) < .6
+
+
 def run(code, **env):
     "Lines of a fresh process: (exit code, stdout, stderr)."
     p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env})
