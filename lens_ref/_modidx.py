@@ -185,6 +185,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'lens_ref.cli.main': ('cli.html#main', 'lens_ref/cli.py'),
                               'lens_ref.cli.need_device': ('cli.html#need_device', 'lens_ref/cli.py'),
                               'lens_ref.cli.need_positive': ('cli.html#need_positive', 'lens_ref/cli.py'),
+                              'lens_ref.cli.paid_options': ('cli.html#paid_options', 'lens_ref/cli.py'),
                               'lens_ref.cli.parser': ('cli.html#parser', 'lens_ref/cli.py'),
                               'lens_ref.cli.picture_size': ('cli.html#picture_size', 'lens_ref/cli.py'),
                               'lens_ref.cli.read_config': ('cli.html#read_config', 'lens_ref/cli.py'),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'SIZES', 'Command', 'command', 'add_option', 'parser', 'main', 'read_config', 'say', 'need_positive',
            'need_device', 'picture_size', 'cmd_train', 'show_folder', 'image_format', 'cmd_generate', 'cmd_evaluate',
-           'cmd_info', 'cmd_bench', 'bench_generation', 'hub_scorers', 'cmd_prepare', 'cmd_cache', 'cmd_pretrain',
-           'cmd_ablate', 'cmd_rl_prompts', 'rl_writer', 'say_sometimes', 'cmd_rl', 'cmd_emoji']
+           'cmd_info', 'cmd_bench', 'bench_generation', 'hub_scorers', 'paid_options', 'cmd_prepare', 'cmd_cache',
+           'cmd_pretrain', 'cmd_ablate', 'cmd_rl_prompts', 'rl_writer', 'say_sometimes', 'cmd_rl', 'cmd_emoji']
 
 # %% ../nbs/14_cli.ipynb #f3899e36
 import argparse
@@ -286,16 +286,31 @@ def hub_scorers(a):
     return scorers
 
 
+def paid_options(a):
+    "--budget and both prices as fields of EndpointConfig, as far as they are given. ConfigError names the option that is wrong, or lacking."
+    dashed = lambda k: "--" + k.replace("_", "-")
+    given = {k: v for k in ("budget", "price_in", "price_out") if (v := getattr(a, k)) is not None}
+    for k, v in given.items():
+        if not v >= 0: raise ConfigError(f"{dashed(k)}: {v} must not be negative")
+        if not a.url: raise ConfigError(f"{dashed(k)}: is for captions of a model; give the address of its server with --url")
+    lacking = [dashed(k) for k in ("price_in", "price_out") if k not in given]
+    if "budget" in given and lacking: raise ConfigError(f"--budget: needs {' and '.join(lacking)}, dollars for a million tokens, to know what an answer costs")
+    return given
+
+
 @command("prepare", """
     lens-ref prepare PICTURES --out shards                        filters, and the captions in PICTURES/metadata.jsonl
     lens-ref prepare PICTURES --out shards --nsfw Freepik/nsfw_image_detector:medium,high --aesthetic v2.5
-    lens-ref prepare PICTURES --out shards --url http://127.0.0.1:8000/v1 --vlm Qwen2.5-VL-7B --kinds dense,brief --ray 8""",
+    lens-ref prepare PICTURES --out shards --url http://127.0.0.1:8000/v1 --vlm Qwen2.5-VL-7B --kinds dense,brief --ray 8
+    lens-ref prepare PICTURES --out shards --url https://api.openai.com/v1 --price-in 2 --price-out 8 --budget 20""",
     folder=(..., "pictures, with or without metadata.jsonl"), out=("shards", "folder to write; a stopped run goes on"),
     filters=(1, "0: keep every picture that can be read"), thresholds=(str, 'JSON file of thresholds, such as {"area": 4096}'),
     nsfw=(str, "MODEL:LABEL,LABEL of a hub or folder"), aesthetic=(str, "v2.5, or a MODEL with one output"),
     watermark=(str, "MODEL:LABEL of a hub or folder"),
     url=(str, "OpenAI-compatible servers that see pictures, with commas; without it the captions of metadata.jsonl are used"),
-    vlm=("gpt-4.1", "the model to ask"), kinds=("dense", "captions to ask for: dense, brief or dense,brief"), per_shard=(1000, "pictures in a shard"),
+    vlm=("gpt-4.1", "the model to ask"), kinds=("dense", "captions to ask for: dense, brief or dense,brief"),
+    price_in=(float, "dollars for a million tokens that the model reads"), price_out=(float, "dollars for a million that it writes"),
+    budget=(float, "dollars for the captions in OUT, all runs together; needs both prices"), per_shard=(1000, "pictures in a shard"),
     ray=(0, "workers of Ray Data; 0 is this process alone"))
 def cmd_prepare(a):
     """Filter a folder of pictures, caption what is left, and pack it into WebDataset shards with a report on every picture.
@@ -306,9 +321,10 @@ def cmd_prepare(a):
     from lens_ref.filters import Thresholds
     from lens_ref.prepare import AskedCaptions, NineFilters, in_turn, on_ray, prepare
     need_positive(a, "per_shard")
+    paid = paid_options(a)
     scorers, kinds = hub_scorers(a), [k.strip() for k in a.kinds.split(",")]
     filters = NineFilters(Thresholds.from_dict(read_config(a.thresholds) if a.thresholds else {}), scorers) if a.filters else None
-    captioner = AskedCaptions(EndpointConfig(model=a.vlm, urls=tuple(a.url.split(","))), Path(a.out) / "answers.sqlite", kinds) if a.url else None
+    captioner = AskedCaptions(EndpointConfig(model=a.vlm, urls=tuple(a.url.split(",")), **paid), Path(a.out) / "answers.sqlite", kinds) if a.url else None
     if not filters: say("--filters 0: no filter is run")
     elif filters.not_run: say(f"filters not run, since they need a model: {', '.join(filters.not_run)}; give one with --{', --'.join(filters.not_run)}")
     counts = prepare(a.folder, a.out, filters, captioner, a.per_shard, on_ray(a.ray) if a.ray else in_turn, say)

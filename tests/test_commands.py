@@ -99,6 +99,28 @@ def test_a_mistyped_kind_leaves_no_trace(pictures, tmp_path, capsys):
     assert main([*ask, "dens"]) == 2 and "did you mean 'dense'" in capsys.readouterr().err and not out.exists()
 
 
+def test_captions_stop_at_the_budget_and_go_on_with_a_larger_one(pictures, tmp_path, capsys):
+    "What is under way when the budget is reached may still be paid, nothing after it, in this run or the next; a larger budget pays only for what is missing."
+    from fake_endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, FakeEndpoint
+    price = (2 * PROMPT_TOKENS + 8 * COMPLETION_TOKENS) / 1e6
+    with FakeEndpoint(answer=lambda q, body: "a photo of a cat") as server:
+        def run(answers):
+            paid = ["--price-in", "2", "--price-out", "8", "--budget", str(answers * price)]
+            code = main(["prepare", str(pictures), "--filters", "0", "--out", str(tmp_path / "shards"), "--url", server.url, "--kinds", "brief", *paid])
+            return code, len(server.calls), capsys.readouterr()
+        code, paid, said = run(4.5)
+        assert code == 2 and 5 <= paid <= 5 + 8 and "budget" in said.err and said.err.count("\n") == 1
+        assert run(4.5)[:2] == (2, paid)
+        code, paid, said = run(1000)
+        assert code == 0 and paid == 38 and "39 of 40" in said.out                            # one cannot be read, and two are the same
+
+
+@pytest.mark.parametrize("more, named", [(["--budget", "1"], "--budget: is for captions"), (["--price-in", "-2"], "--price-in: -2.0 must not be negative"),
+                                         (["--url", "http://127.0.0.1:9/v1", "--budget", "1", "--price-in", "2"], "--budget: needs --price-out, dollars")])
+def test_a_budget_that_cannot_be_kept_is_refused_before_anything_is_written(pictures, tmp_path, capsys, more, named):
+    assert main(["prepare", str(pictures), "--out", str(tmp_path / "x"), *more]) == 2 and named in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
 def test_prepare_says_which_filters_are_not_run_and_takes_models_for_them(pictures, tmp_path, capsys, monkeypatch):
     from lens_ref import filters
     given = {}
