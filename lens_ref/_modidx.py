@@ -161,6 +161,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'lens_ref.checker.facts': ('checker.html#facts', 'lens_ref/checker.py'),
                                   'lens_ref.checker.gain_map': ('checker.html#gain_map', 'lens_ref/checker.py'),
                                   'lens_ref.checker.holds': ('checker.html#holds', 'lens_ref/checker.py'),
+                                  'lens_ref.checker.most_wrong': ('checker.html#most_wrong', 'lens_ref/checker.py'),
                                   'lens_ref.checker.passes': ('checker.html#passes', 'lens_ref/checker.py'),
                                   'lens_ref.checker.read_setting': ('checker.html#read_setting', 'lens_ref/checker.py'),
                                   'lens_ref.checker.read_sign': ('checker.html#read_sign', 'lens_ref/checker.py')},
