@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'SIZES', 'Command', 'command', 'add_option', 'parser', 'main', 'read_config', 'say', 'need_positive',
-           'need_device', 'picture_size', 'cmd_train', 'show_folder', 'image_format', 'cmd_generate', 'cmd_evaluate',
-           'cmd_info', 'cmd_bench', 'bench_generation', 'hub_scorers', 'paid_options', 'cmd_prepare', 'cmd_cache',
-           'cmd_pretrain', 'cmd_ablate', 'cmd_rl_prompts', 'rl_writer', 'say_sometimes', 'cmd_rl', 'cmd_emoji']
+           'need_device', 'picture_size', 'cmd_train', 'show_folder', 'reasoner_start', 'reasoner_of', 'picture_notes',
+           'image_format', 'cmd_generate', 'cmd_evaluate', 'cmd_info', 'cmd_bench', 'bench_generation', 'hub_scorers',
+           'paid_options', 'cmd_prepare', 'cmd_cache', 'cmd_pretrain', 'cmd_ablate', 'cmd_rl_prompts', 'rl_writer',
+           'say_sometimes', 'cmd_rl', 'search_settings', 'cmd_search', 'cmd_emoji']
 
 # %% ../nbs/14_cli.ipynb #f3899e36
 import argparse
@@ -160,6 +161,33 @@ def show_folder(pipe, source, out):
                 cols=8, path=out / "grid.png")
     print(f"pictures in {out / 'grid.png'}, model in {out / 'pipeline'}")
 
+# %% ../nbs/14_cli.ipynb #5d0c1a20
+def reasoner_start(a, model):
+    "The system prompt for --reasoner: from --system, or the hand-written one. ConfigError or DataError names the option that is wrong."
+    from lens_ref.pipeline import is_toy, read_index
+    from lens_ref.small import need_reasoner, start_prompt
+    if not a.reasoner:
+        if a.system: raise ConfigError("--system: is for a reasoner; give --reasoner too")
+        return None
+    need_reasoner(a.reasoner)
+    if not a.system: return start_prompt(a.reasoner, is_toy(read_index(model)))
+    try: return Path(a.system).read_text("utf8")
+    except (OSError, UnicodeDecodeError) as e: raise DataError(f"--system: {a.system} cannot be read as text ({e}); check the path") from e
+
+
+def reasoner_of(a, pipe):
+    "The reasoner that `generate` asks; for the toy it answers in English."
+    from lens_ref.pipeline import is_toy, read_index
+    from lens_ref.small import reasoner_maker
+    return reasoner_maker(a.reasoner, pipe, a.llm, language="en" if is_toy(read_index(a.model)) else None)(reasoner_start(a, a.model))
+
+
+def picture_notes(kind, a, rewrite):
+    "Options for Pillow's `save`: in a PNG file, the prompt that was drawn, the one that was typed, and the seed."
+    from lens_ref.reasoner import Rewrite, png_notes
+    return dict(pnginfo=png_notes(rewrite or Rewrite(a.prompt, a.prompt), seed=a.seed)) if kind == "PNG" else {}
+
+
 # %% ../nbs/14_cli.ipynb #5d0c1a07
 def image_format(path):
     "The format for a file name, such as `png`. ConfigError for a suffix that Pillow cannot write, or a folder that is not there."
@@ -172,13 +200,16 @@ def image_format(path):
 
 @command("generate", """
     lens-ref generate --model data_samples/toy "A large red cat in the top left, set against a snowy field under a grey sky."
+    lens-ref generate --model data_samples/toy --reasoner rules "deux chats rouges"    a short request, rewritten first
     lens-ref generate --model FOLDER --aspect-ratio 16:9 --device cuda "..."    a released checkpoint""",
     prompt=(..., "what to draw; describe every object, its colour, size and place"), model=("runs/toy/pipeline", "folder of a saved pipeline"),
     height=(int, "pixels, a multiple of 16 (the checkpoint's own)"), width=(int, "pixels, a multiple of 16 (the checkpoint's own)"),
     aspect_ratio=(str, "instead of height and width: a released size, such as 16:9"), device=("cpu", "cpu or cuda"),
     offload=(0, "1: text encoder on the device only while it reads"), steps=(int, "sampling steps (the checkpoint's own)"),
     guidance=(float, "1 is none (the checkpoint's own)"), seed=(0, "seed of the noise"),
-    zoom=(int, "enlarge the file so many times (4 for small pictures)"), out=("image.png", "file to write"))
+    zoom=(int, "enlarge the file so many times (4 for small pictures)"), out=("image.png", "file to write"),
+    reasoner=(str, "rewrite the prompt first: rules, small, gpt-oss, or the URL of an OpenAI-compatible server"), llm=("gpt-4.1", "the model to ask there"),
+    system=(str, "file with the reasoner's system prompt, such as a found.txt of lens-ref search"))
 def cmd_generate(a):
     "Draw a prompt with a trained model."
     import torch
@@ -188,10 +219,14 @@ def cmd_generate(a):
     need_positive(a, "height", "width", "steps")
     check_size(a.height or 64, a.width or 64)
     need_device(a.device)
+    reasoner_start(a, a.model)                                   # a wrong name stops here
     pipe = LensPipeline.from_pretrained(a.model, device=a.device, offload=a.offload)
-    image = pipe(a.prompt, a.height, a.width, a.steps, a.guidance, torch.Generator().manual_seed(a.seed), aspect_ratio=a.aspect_ratio).images[0]
+    if a.reasoner: pipe.reasoner = reasoner_of(a, pipe)
+    out = pipe(a.prompt, a.height, a.width, a.steps, a.guidance, torch.Generator().manual_seed(a.seed), aspect_ratio=a.aspect_ratio)
+    image, rewrite = out.images[0], (out.rewrites or [None])[0]
+    if rewrite: print(f"kept as typed ({rewrite.why}): {rewrite.original}" if rewrite.kept else f"rewritten: {rewrite.prompt}")
     zoom = a.zoom or (4 if max(image.size) < 256 else 1)
-    with atomic_write(a.out) as tmp: image.resize((image.width * zoom, image.height * zoom), 0).save(tmp, kind)
+    with atomic_write(a.out) as tmp: image.resize((image.width * zoom, image.height * zoom), 0).save(tmp, kind, **picture_notes(kind, a, rewrite))
     print(f"{a.out}: {image.width}x{image.height}, seed {a.seed}")
 
 # %% ../nbs/14_cli.ipynb #5d0c1a08
@@ -467,6 +502,47 @@ def cmd_rl(a):
         write_lineage(out / "pipeline", scores_before_rl=before, scores_after_rl=after)
         for k in before: say("\n".join([f"{k}:", *(f"  {skill:10s} {100 * before[k][skill]:3.0f}% -> {100 * after[k][skill]:3.0f}%" for skill in before[k])]))
     print(f"curves in {out / 'curves.png'}, model in {out / 'pipeline'}")
+
+# %% ../nbs/14_cli.ipynb #5d0c1a22
+def search_settings(a):
+    "SearchConfig of the options of `search`."
+    from lens_ref.search import SearchConfig
+    given = {k: v for k, v in (("images", a.budget), *((k, getattr(a, k)) for k in ("calls", "rounds", "seed", "steps"))) if v is not None}
+    given |= {k: tuple(x.strip() for x in getattr(a, k).split(",")) for k in ("skills", "also") if getattr(a, k)}
+    try: sizes = dict(zip(("search", "validation", "held_out"), map(int, a.per_skill.split(",")), strict=True)) if a.per_skill else {}
+    except ValueError: raise ConfigError(f"--per-skill: {a.per_skill!r}; give three numbers such as 6,8,16") from None
+    return SearchConfig.from_dict(given | sizes)
+
+
+@command("search", """
+    lens-ref search --out runs/search/rules-0                                  2,400 pictures of the shipped toy
+    lens-ref search --skills single,counting,position --out runs/search/leak   the other skills are only tested
+    lens-ref search --reasoner http://127.0.0.1:8000/v1 --llm Qwen3-4B --model FOLDER --also FOLDER2""",
+    model=(str, "pipeline that draws (the shipped toy)"), reasoner=("rules", "rules, small, gpt-oss, or the URL of an OpenAI-compatible server"), llm=("gpt-4.1", "the model to ask there"),
+    proposer=(str, "URL of a server that writes new system prompts (for rules and small: edits, without a model; else the reasoner's URL)"), system=(str, "file with the system prompt to start from (the one written by hand)"),
+    out=("runs/search", "folder; a stopped run goes on from it"), budget=(int, "pictures in all, the report's included (2400)"), calls=(int, "requests to language models in all (20000)"), rounds=(int, "at most so many (12)"),
+    skills=(str, "search on these alone, with commas, and test on all (all)"), also=(str, "further pipelines to try what was found on, with commas"), seed=(int, "seed of wishes and edits (0)"),
+    steps=(int, "sampling steps (the checkpoint's own)"), per_skill=(str, "wishes a skill in the search, validation and held-out sets (6,8,16)"))
+def cmd_search(a):
+    """Improve the system prompt of a reasoner without training: draw, judge, sum up what failed, try other prompts, keep what is better. Toy world only.
+
+    Writes OUT/found.txt, the prompt, for lens-ref generate --system; OUT/result.json with scores on held-out requests; OUT/candidates.jsonl, every prompt tried with its score and what became of it; and the curves.
+    A run that is stopped goes on exactly."""
+    from lens_ref.core import data_path
+    from lens_ref.pipeline import LensPipeline
+    from lens_ref.propose import proposer_for
+    from lens_ref.runs import command_line, git_commit
+    from lens_ref.search import draw_search, search_prompt, search_table, transfer_table
+    from lens_ref.small import reasoner_maker
+    config, model, out = search_settings(a), a.model or data_path("toy"), Path(a.out)
+    start, proposer = reasoner_start(a, model), proposer_for(a.reasoner, a.proposer, a.llm, out / "answers.sqlite")
+    pipe, pipes = LensPipeline.from_pretrained(model), {name: LensPipeline.from_pretrained(name) for name in config.also}
+    make = reasoner_maker(a.reasoner, pipe, a.llm, out / "answers.sqlite", language="en")
+    plan, notes = dict(reasoner=a.reasoner, model=a.model or "data_samples/toy", proposer=a.proposer or ""), dict(command=command_line(), commit=git_commit(), date=datetime.date.today().isoformat())
+    result = search_prompt(pipe, make, proposer, start, out, config, plan, pipes, notes, say)
+    with atomic_write(out / "search.png") as tmp: draw_search([result]).savefig(tmp, format="png", dpi=120)
+    print(search_table([result]), *([transfer_table([result])] if pipes else []), f"prompt in {out / 'found.txt'}, scores in {out / 'result.json'}, curves in {out / 'search.png'}", sep="\n")
+
 
 # %% ../nbs/14_cli.ipynb #5d0c1a15
 @command("emoji", """

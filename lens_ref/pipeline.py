@@ -185,20 +185,21 @@ PARTS = dict(transformer=LensTransformer2DModel, vae=ToyVAE, text_encoder=TextEn
 @dataclass
 class LensOutput(BaseOutput):
     """`images`: list of PIL images; for output_type `pt` the tensor [B, 3, H, W] in [-1, 1], for `np` an array [B, H, W, 3] in [0, 1],
-    for `latent` the tokens [B, h*w, C]."""
+    for `latent` the tokens [B, h*w, C]. `rewrites`: with a reasoner (10), what it made of each prompt, and why it kept one."""
     images: object
+    rewrites: list | None = None
 
 
 class LensPipeline(DiffusionPipeline):
     """Text to image. `pipe(prompt, height, width, num_inference_steps, guidance_scale, generator)` -> LensOutput.
 
     text_encoder: a `TextEncoder`, or transformers' GPT-OSS with its `tokenizer`; None where features are passed in. `defaults`: size, steps and guidance of this checkpoint.
-    `offload=True`: the text encoder is on the device only while it reads (our choice). There is no scheduler object: schedule and solver are those of 06."""
+    `offload=True`: the text encoder is on the device only while it reads (our choice). `reasoner`: rewrites prompts before they are read (10). There is no scheduler object: schedule and solver are those of 06."""
     _optional_components = ["text_encoder", "tokenizer"]
     _callback_tensor_inputs = ["latents", "denoised"]
     model_cpu_offload_seq = "transformer->vae"             # the text encoder moves by itself, see `encode_prompt`
 
-    def __init__(self, transformer: LensTransformer2DModel, vae: ToyVAE | AutoencoderKLFlux2, text_encoder=None, defaults=None, offload=False, tokenizer=None):
+    def __init__(self, transformer: LensTransformer2DModel, vae: ToyVAE | AutoencoderKLFlux2, text_encoder=None, defaults=None, offload=False, tokenizer=None, reasoner=None):
         super().__init__()
         if text_encoder is not None and not hasattr(text_encoder, "encode"):
             from lens_ref.released import as_encoder
@@ -206,6 +207,7 @@ class LensPipeline(DiffusionPipeline):
         self.register_modules(transformer=transformer.eval(), vae=vae.eval(), text_encoder=text_encoder, tokenizer=getattr(text_encoder, "tokenizer", tokenizer))
         self.defaults, self.offload = dict(height=64, width=64, num_inference_steps=20, guidance_scale=2.0) | dict(defaults or {}), offload
         self.register_to_config(defaults=self.defaults, offload=offload)
+        self.reasoner = reasoner
         self.set_progress_bar_config(disable=True)
 
     @property
@@ -286,6 +288,14 @@ class LensPipeline(DiffusionPipeline):
         if prompts and self.text_encoder is None: raise DataError(f"text_encoder: this pipeline has none; pass {name}_embeds and {name}_embeds_mask")
         return prompts, given
 
+    def rewrite(self, prompts):
+        "What the reasoner makes of prompts; None without one, or where features are given. DataError for a prompt that its policy rejects."
+        if self.reasoner is None or prompts is None: return None
+        rewrites = self.reasoner(prompts)
+        rejected = next((r for r in rewrites if r.rejected), None)
+        if rejected: raise DataError(f"prompt: {rejected.original[:60]!r} was rejected by the policy: {rejected.why}")
+        return rewrites
+
     def _features(self, prompts, given, max_sequence_length):
         "Features on the device, from prompts or as given."
         if given is None: return self.encode_prompt(prompts, max_sequence_length)
@@ -329,13 +339,14 @@ class LensPipeline(DiffusionPipeline):
             negative = self._asked(negative_prompt, negative_prompt_embeds, negative_prompt_embeds_mask, "negative_prompt")
             if (found := len(negative[0] or negative[1][1])) != count: raise DataError(f"negative_prompt: {found} given for {count} prompts; give one, or one per prompt")
         x = self._noise(latents, (count * n, grid[0] * grid[1], self.transformer.config.in_channels), generator)
-        text, mask = repeat_rows(*self._features(prompts, given, max_sequence_length), n)
+        rewrites = self.rewrite(prompts)
+        text, mask = repeat_rows(*self._features([r.prompt for r in rewrites] if rewrites else prompts, given, max_sequence_length), n)
         negative = negative and repeat_rows(*self._features(*negative, max_sequence_length), n)
         field = velocity_field(self.transformer, text, mask, grid, scale, negative=negative)
         x = self._denoise(field, x, sigmas, solver, callback_on_step_end, callback_on_step_end_tensor_inputs)
         images = x if output_type == "latent" else self.pixels(x, grid, output_type)
         self.maybe_free_model_hooks()
-        return LensOutput(images) if return_dict else (images,)
+        return LensOutput(images, rewrites) if return_dict else (images,)
 
     def _noise(self, latents, shape, generator):
         if latents is None: return draw_noise(shape, generator, self._execution_device)
