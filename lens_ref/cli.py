@@ -7,7 +7,8 @@ __all__ = ['COMMANDS', 'SIZES', 'Command', 'command', 'add_option', 'parser', 'm
            'need_device', 'picture_size', 'cmd_train', 'show_folder', 'reasoner_start', 'reasoner_of', 'picture_notes',
            'image_format', 'cmd_generate', 'cmd_evaluate', 'cmd_info', 'cmd_bench', 'bench_generation', 'hub_scorers',
            'paid_options', 'cmd_prepare', 'cmd_cache', 'cmd_pretrain', 'cmd_ablate', 'cmd_rl_prompts', 'rl_writer',
-           'say_sometimes', 'cmd_rl', 'search_settings', 'cmd_search', 'cmd_emoji']
+           'say_sometimes', 'cmd_rl', 'search_settings', 'cmd_search', 'cmd_distill', 'compare_student', 'cmd_lineage',
+           'cmd_emoji']
 
 # %% ../nbs/14_cli.ipynb #f3899e36
 import argparse
@@ -398,22 +399,27 @@ def cmd_pretrain(argv):
 # %% ../nbs/14_cli.ipynb #5d0c1a12
 @command("ablate", """
     lens-ref ablate captions --out runs/captions         nine runs of 120,000 pictures, an hour on two cores; goes on where it stopped
-    lens-ref ablate rl --model FOLDER                      21 runs, two hours on two cores""",
-    what=(("captions", "rl"), "what to compare"), out=(str, "folder; a stopped run goes on from it (runs/captions or runs/rl)"),
-    model=(str, "captions: pipeline whose autoencoder and text encoder are used; rl: pipeline that is trained (the shipped toy)"),
-    steps=(int, "steps of 48 pictures, or rounds of RL"), samples=(int, "captions: scenes"), points=(int, "captions: how often each run is scored"),
+    lens-ref ablate rl --model FOLDER                      21 runs, two hours on two cores
+    lens-ref ablate turbo                                  what each term of the distillation is worth""",
+    what=(("captions", "rl", "turbo"), "what to compare"), out=(str, "folder; a stopped run goes on from it (runs/captions, runs/rl or runs/turbo-ablation)"),
+    model=(str, "captions: pipeline whose autoencoder and text encoder are used; rl, turbo: pipeline that is trained or distilled (the shipped toy)"),
+    steps=(int, "steps of 48 pictures, rounds of RL, or updates of the student"), samples=(int, "captions, turbo: scenes"), points=(int, "captions: how often each run is scored"),
     prompts=(int, "rl: prompts in the full set"), seeds=(int, "how many seeds"), per_skill=(int, "pictures for each skill, and each point"),
-    workers=(int, "runs side by side (one a core)"))
+    warm_steps=(int, "turbo: steps of progressive distillation before"), workers=(int, "runs side by side (one a core)"))
 def cmd_ablate(a):
-    """Compare from the same seeds: `captions` (dense, brief and mixed, scored along the way) or `rl` (sets of prompts, and NFT against Flow-GRPO). Draws the curves.
+    """Compare from the same seeds: `captions` (dense, brief and mixed, scored along the way), `rl` (sets of prompts, and NFT against Flow-GRPO) or `turbo` (the terms of the distillation). Draws the curves.
 
-    `ablate captions` takes --samples and --points, `ablate rl` --prompts; both go on where they stopped."""
-    given = {k: v for k in ("steps", "samples", "points", "prompts", "seeds", "per_skill", "workers") if (v := getattr(a, k)) is not None}
-    out = Path(a.out or f"runs/{a.what}")
+    `ablate captions` takes --samples and --points, `ablate rl` --prompts, `ablate turbo` --samples, --prompts and --warm-steps; all go on where they stopped."""
+    given = {k: v for k in ("steps", "samples", "points", "prompts", "seeds", "per_skill", "warm_steps", "workers") if (v := getattr(a, k)) is not None}
+    out = Path(a.out or f"runs/{a.what}{'-ablation' * (a.what == 'turbo')}")
     if a.what == "captions":
         from lens_ref.ablate import AblationConfig, ablate_captions, draw_curves
         config = AblationConfig.from_dict(given)
         figure = draw_curves(ablate_captions(out, config, a.model, say), config.batch_size)
+    elif a.what == "turbo":
+        from lens_ref.turboablate import TurboAblationConfig, ablate_turbo, draw_turbo, turbo_table
+        print(turbo_table(rows := ablate_turbo(out, TurboAblationConfig.from_dict(given), a.model, say)))
+        figure = draw_turbo(rows)
     else:
         from lens_ref.rlablate import RLAblationConfig, ablate_rl, draw_race, rl_table
         config = RLAblationConfig.from_dict(given)
@@ -543,6 +549,61 @@ def cmd_search(a):
     with atomic_write(out / "search.png") as tmp: draw_search([result]).savefig(tmp, format="png", dpi=120)
     print(search_table([result]), *([transfer_table([result])] if pipes else []), f"prompt in {out / 'found.txt'}, scores in {out / 'result.json'}, curves in {out / 'search.png'}", sep="\n")
 
+
+# %% ../nbs/14_cli.ipynb #14d15711
+@command("distill", """
+    lens-ref distill --out runs/turbo --minutes 20             the shipped toy in four steps
+    lens-ref distill --model runs/rl/pipeline --config settings.json""",
+    model=(str, "pipeline to distil (the shipped toy)"), out=("runs/turbo", "folder; a stopped run goes on from it"),
+    preset=("toy", "toy, or lens for the paper's numbers"),
+    config=(str, 'JSON file of settings of TurboConfig, such as {"guidance": 3}; options win over it'), steps=(int, "updates of the student (the preset's)"),
+    minutes=(float, "end after so many minutes"), seed=(int, "seed (0)"), workers=(int, "processes that share the work (one a core)"),
+    held_out=(35, "prompts to measure on"), per_skill=(25, "test images a skill, before and after; 0 leaves it out"))
+def cmd_distill(a):
+    "Distil a trained model into one that draws in four steps without guidance. Writes it whole and as a small change of the model, their lineage with scores before and after, and the curves."
+    import os
+    from lens_ref.core import data_path
+    from lens_ref.pipeline import read_index
+    from lens_ref.turbo import TurboConfig
+    from lens_ref.turborun import distill, plot_turbo
+    need_positive(a, "workers", "steps", "held_out")
+    if a.minutes is not None and not a.minutes > 0: raise ConfigError(f"--minutes: {a.minutes} must be more than 0")
+    model, out = a.model or data_path("toy"), Path(a.out)
+    read_index(model)
+    changes = {k: getattr(a, k) for k in ("steps", "seed") if getattr(a, k) is not None}
+    config = TurboConfig.preset(a.preset, **(read_config(a.config) if a.config else {}) | changes)
+    workers = a.workers or max(n for n in range(1, min(4, os.cpu_count() or 1) + 1) if config.batch_size % n == 0)
+    pipe = distill(out, model, config, a.held_out, a.minutes, workers, say)
+    if pipe is None: return
+    curves = json.loads((out / "curves.json").read_text())
+    with atomic_write(out / "curves.png") as tmp: plot_turbo(curves["history"], curves["scores"]).savefig(tmp, format="png", dpi=120)
+    if a.per_skill > 0: compare_student(pipe, model, out, a.per_skill)
+    print(f"curves in {out / 'curves.png'}, model in {out / 'pipeline'}, as a change of the other in {out / 'change'}")
+
+
+def compare_student(pipe, model, out, per_skill):
+    "Toy GenEval of the teacher, the student and the student as a change of the teacher, each with its own defaults; printed and noted in the lineage."
+    from lens_ref.evaluate import evaluate
+    from lens_ref.lineage import write_lineage
+    from lens_ref.pipeline import LensPipeline
+    pipes = LensPipeline.from_pretrained(model), pipe, LensPipeline.from_pretrained(out / "change")
+    before, after, small = ({k: round(r["score"], 3) for k, r in evaluate(p, per_skill)[0].items()} for p in pipes)
+    for folder in ("pipeline", "change"): write_lineage(out / folder, scores_before_turbo=before, scores_after_turbo=after, scores_of_change=small)
+    say("teacher -> student (as a change of the teacher):")
+    for k in before: say(f"  {k:10s} {100 * before[k]:3.0f}% -> {100 * after[k]:3.0f}% ({100 * small[k]:3.0f}%)")
+
+# %% ../nbs/14_cli.ipynb #14d15712
+@command("lineage", """
+    lens-ref lineage --out runs/whole                       75 minutes on two cores: train, RL, distil, a table and a figure""",
+    out=("runs/whole", "folder; a stopped run goes on from it"), steps=(int, "steps of the transformer (6000)"), rl_minutes=(float, "minutes of RL (14)"),
+    turbo_minutes=(float, "minutes of distillation (19)"), per_skill=(int, "test images a skill for each model (25)"), seed=(int, "seed (0)"),
+    workers=(int, "processes that share the work (one a core)"), config=(str, "JSON file of settings of WholeConfig; options win over it"))
+def cmd_lineage(a):
+    "Build everything from nothing: train, RL, distil. Prints a table of what each stage brought and draws one figure."
+    from lens_ref.whole import WholeConfig, whole, whole_table
+    changes = {k: getattr(a, k) for k in ("steps", "rl_minutes", "turbo_minutes", "per_skill", "seed", "workers") if getattr(a, k) is not None}
+    rows = whole(a.out, WholeConfig.from_dict((read_config(a.config) if a.config else {}) | changes), say)
+    if rows: print(f"{whole_table(rows)}\nthe same prompts from every model: {Path(a.out) / 'lineage.png'}")
 
 # %% ../nbs/14_cli.ipynb #5d0c1a15
 @command("emoji", """
