@@ -326,7 +326,7 @@ def test_generate_with_every_back_end(tmp_path, capsys, monkeypatch):
         assert drawn(tmp_path, "théière", "--reasoner", server.url, "--llm", "m")[1]["prompt"] == DENSE
         assert start_prompt(server.url, toy=True) in server.calls[0]["body"]["messages"][0]["content"]
     from lens_ref import small
-    monkeypatch.setattr(small, "SmallModel", lambda: lambda text, schema: read_examples(SMALL)[0][1])
+    monkeypatch.setattr(small, "SmallModel", lambda: lambda text, schema: read_examples(SMALL)[1][1])
     assert "yellow bell" in drawn(tmp_path, "bell", "--reasoner", "small")[1]["prompt"]
     (tmp_path / "mine.txt").write_text("- A single thing stands on the left.")
     assert "on the left" in drawn(tmp_path, "a cat", "--reasoner", "rules", "--system", str(tmp_path / "mine.txt"))[1]["prompt"]
