@@ -1112,6 +1112,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lens_ref.search.Studio.rewrites': ('search.html#studio.rewrites', 'lens_ref/search.py'),
                                  'lens_ref.search.Studio.spend': ('search.html#studio.spend', 'lens_ref/search.py'),
                                  'lens_ref.search._mean': ('search.html#_mean', 'lens_ref/search.py'),
+                                 'lens_ref.search._own_pictures': ('search.html#_own_pictures', 'lens_ref/search.py'),
                                  'lens_ref.search.arms': ('search.html#arms', 'lens_ref/search.py'),
                                  'lens_ref.search.changes': ('search.html#changes', 'lens_ref/search.py'),
                                  'lens_ref.search.draw_search': ('search.html#draw_search', 'lens_ref/search.py'),
