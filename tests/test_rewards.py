@@ -270,9 +270,9 @@ def test_ocr_judge_wants_every_text_letter_for_letter():
 
 def test_rapidocr_reads_signs():
     pytest.importorskip("rapidocr")
-    prompts = toy_prompts(8, 2, ["text"])
+    prompts = toy_prompts(16, 2, ["text"])
     right, wrong = (OcrJudge()(pictures(*(p.scene for p in prompts)), wanted) for wanted in (prompts, prompts[1:] + prompts[:1]))
-    assert sum(v.scores["Text"] for v in right) >= 7 and sum(v.scores["Text"] for v in wrong) <= 1
+    assert sum(v.scores["Text"] for v in right) >= 12 and sum(v.scores["Text"] for v in wrong) <= 1      # it misreads some, and not the same ones on every processor
 
 
 def test_scorers_and_several_judges_as_one():
