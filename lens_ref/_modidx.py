@@ -153,6 +153,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'lens_ref.checker._candidates': ('checker.html#_candidates', 'lens_ref/checker.py'),
                                   'lens_ref.checker._chw': ('checker.html#_chw', 'lens_ref/checker.py'),
                                   'lens_ref.checker._place': ('checker.html#_place', 'lens_ref/checker.py'),
+                                  'lens_ref.checker._products': ('checker.html#_products', 'lens_ref/checker.py'),
                                   'lens_ref.checker._relation_holds': ('checker.html#_relation_holds', 'lens_ref/checker.py'),
                                   'lens_ref.checker._spell': ('checker.html#_spell', 'lens_ref/checker.py'),
                                   'lens_ref.checker._with_sign': ('checker.html#_with_sign', 'lens_ref/checker.py'),
