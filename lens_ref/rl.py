@@ -160,13 +160,13 @@ def exact_judge():
     "The checker of the toy world as judge."
     return ExactJudge()
 
-def url_judge(urls: str, vlm: str, cache) -> EndpointJudge:
-    "A vision-language model `vlm` behind OpenAI-compatible `urls` (with commas); answers are kept in the file `cache`."
-    return EndpointJudge(Endpoint(EndpointConfig(model=vlm, urls=tuple(urls.split(","))), str(cache)))
+def url_judge(urls: str, vlm: str, cache, **limits) -> EndpointJudge:
+    "A vision-language model `vlm` behind OpenAI-compatible `urls` (with commas); answers are kept in the file `cache`. `limits`: other fields of `EndpointConfig`, such as `budget` and prices."
+    return EndpointJudge(Endpoint(EndpointConfig(model=vlm, urls=tuple(urls.split(",")), **limits), str(cache)))
 
-def choose_judge(judge: str, vlm: str, out):
-    "A function without arguments that makes the judge: `exact`, or URLs. Each process makes its own."
-    return exact_judge if judge == "exact" else functools.partial(url_judge, judge, vlm, Path(out) / "answers.sqlite")
+def choose_judge(judge: str, vlm: str, out, limits: dict | None = None):
+    "A function without arguments that makes the judge: `exact`, or URLs within `limits` (see `url_judge`). Each process makes its own."
+    return exact_judge if judge == "exact" else functools.partial(url_judge, judge, vlm, Path(out) / "answers.sqlite", **(limits or {}))
 
 def choose_prompts(prompts: str, seed: int = 0, n: int = 3000, held_out: int = 70) -> tuple[list, list]:
     "(to train on, held out): of the toy world (`toy`), or of a file, of which one in ten is held out, at most `held_out`. Raises `DataError`."

@@ -115,7 +115,7 @@ def test_captions_stop_at_the_budget_and_go_on_with_a_larger_one(pictures, tmp_p
         assert code == 0 and paid == 38 and "39 of 40" in said.out                            # one cannot be read, and two are the same
 
 
-@pytest.mark.parametrize("more, named", [(["--budget", "1"], "--budget: is for captions"), (["--price-in", "-2"], "--price-in: -2.0 must not be negative"),
+@pytest.mark.parametrize("more, named", [(["--budget", "1"], "--budget: is for a model"), (["--price-in", "-2"], "--price-in: -2.0 must not be negative"),
                                          (["--url", "http://127.0.0.1:9/v1", "--budget", "1", "--price-in", "2"], "--budget: needs --price-out, dollars")])
 def test_a_budget_that_cannot_be_kept_is_refused_before_anything_is_written(pictures, tmp_path, capsys, more, named):
     assert main(["prepare", str(pictures), "--out", str(tmp_path / "x"), *more]) == 2 and named in capsys.readouterr().err and not (tmp_path / "x").exists()

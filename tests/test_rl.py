@@ -403,8 +403,37 @@ def test_command_improves_resumes_and_records(tmp_path, capsys):
     assert LensPipeline.from_pretrained(tmp_path / "rl/pipeline")("a cat", num_inference_steps=2).images and (tmp_path / "rl/curves.png").is_file()
 
 
+def test_a_judge_that_costs_money_stops_at_its_budget_and_goes_on_with_a_larger_one(tmp_path, capsys):
+    from fake_endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, FakeEndpoint
+    from lens_ref.rewards import write_prompts
+    write_prompts(tmp_path / "p.jsonl", toy_prompts(20, 0))
+    settings = tmp_path / "c.json"
+    settings.write_text(json.dumps(dict(steps=1, prompts=2, images=2, levels=1, rollout_steps=3, eval_steps=3)))
+    price = (2 * PROMPT_TOKENS + 8 * COMPLETION_TOKENS) / 1e6
+    with FakeEndpoint(answer=lambda q, body: str(len(body["messages"][1]["content"][0]["image_url"]["url"]) % 2)) as server:
+        def run(answers):
+            code = main(["rl", "--out", str(tmp_path / "rl"), "--config", str(settings), "--prompts", str(tmp_path / "p.jsonl"), "--judge", server.url, "--workers", "1",
+                         "--price-in", "2", "--price-out", "8", "--budget", str(answers * price)])
+            return code, len(server.calls), capsys.readouterr()
+        code, paid, said = run(9.5)
+        assert code == 2 and 10 <= paid < 30 and "budget" in said.err and said.err.count("\n") == 1
+        assert run(9.5)[:2] == (2, paid)
+        code, paid, _ = run(1000)
+        assert code == 0 and len({json.dumps(c["body"]) for c in server.calls}) == paid and (tmp_path / "rl/pipeline/model_index.json").is_file()      # nothing was paid twice
+
+
+def test_shipped_checkpoint_is_a_small_change_of_the_shipped_toy_and_says_how_it_was_made():
+    base, after = (LensPipeline.from_pretrained(data_path(name)) for name in ("toy", "toy-rl"))
+    images = [p("A large red cat in the centre, set in a plain light grey studio.", generator=torch.Generator().manual_seed(0), guidance_scale=1.0, num_inference_steps=4, output_type="pt").images for p in (base, after)]
+    assert 0 < (images[0] - images[1]).abs().mean() < .2 and base.defaults == after.defaults
+    made = json.loads((data_path("toy-rl") / "lineage.json").read_text())
+    assert made["rl"]["rounds"] == 34 and made["scores_after_rl"]["no guidance"]["overall"] > made["scores_before_rl"]["no guidance"]["overall"] + .03
+    skills = {k: v - made["scores_before_rl"]["no guidance"][k] for k, v in made["scores_after_rl"]["no guidance"].items()}
+    assert min(skills.values()) >= -.03
+
+
 @pytest.mark.parametrize("argv, named", [(["--model", "nowhere"], "nowhere"), (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"), (["--algorithm", "ppo"], "algorithm"), (["--steps", "0"], "--steps"),
-                                         (["--minutes", "-1"], "--minutes"), (["--workers", "5"], "workers"), (["--preset", "huge"], "huge")])
+                                         (["--minutes", "-1"], "--minutes"), (["--budget", "3"], "--judge"), (["--judge", "http://127.0.0.1:9/v1", "--budget", "3"], "--price-in"), (["--workers", "5"], "workers"), (["--preset", "huge"], "huge")])
 def test_command_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["rl", *argv]) == 2
