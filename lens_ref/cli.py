@@ -401,7 +401,7 @@ def cmd_pretrain(argv):
 # %% ../nbs/14_cli.ipynb #5d0c1a12
 @command("ablate", """
     lens-ref ablate captions --out runs/captions         nine runs of 120,000 pictures, an hour on two cores; goes on where it stopped
-    lens-ref ablate rl --model FOLDER                      21 runs, two hours on two cores
+    lens-ref ablate rl --model FOLDER                      21 runs, an hour on two cores
     lens-ref ablate turbo                                  what each term of the distillation is worth""",
     what=(("captions", "rl", "turbo"), "what to compare"), out=(str, "folder; a stopped run goes on from it (runs/captions, runs/rl or runs/turbo-ablation)"),
     model=(str, "captions: pipeline whose autoencoder and text encoder are used; rl, turbo: pipeline that is trained or distilled (the shipped toy)"),

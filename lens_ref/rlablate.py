@@ -48,10 +48,10 @@ def arm_prompts(arm: str, n: int, seed: int) -> list:
 @dataclass
 class RLAblationConfig(Config):
     "Sizes of the RL ablation."
-    steps: int = 40              # rounds
-    round: int = 12              # prompts in a round
+    steps: int = 12              # rounds
+    round: int = 16              # prompts in a round
     images: int = 12             # of each
-    prompts: int = 280           # in the full set
+    prompts: int = 128           # in the full set
     held_out: int = 35
     seeds: int = 3
     per_skill: int = 20          # pictures a skill, at the end
@@ -63,7 +63,7 @@ class RLAblationConfig(Config):
 
     def rl(self, arm: str, seed: int) -> RLConfig:
         "Settings of one run."
-        return RLConfig.preset("toy", algorithm="grpo" if arm == "Flow-GRPO" else "nft", steps=self.steps, prompts=self.round, images=self.images, seed=seed, alarm="warn", evaluate_every=min(10, self.steps))
+        return RLConfig.preset("toy", algorithm="grpo" if arm == "Flow-GRPO" else "nft", steps=self.steps, prompts=self.round, images=self.images, seed=seed, alarm="warn", evaluate_every=min(4, self.steps))
 
 def unguided(pipe, config: RLAblationConfig, seed: int) -> dict:
     "Toy GenEval without guidance: {skill: share}, 'overall' among them."
