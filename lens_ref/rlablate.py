@@ -48,22 +48,24 @@ def arm_prompts(arm: str, n: int, seed: int) -> list:
 @dataclass
 class RLAblationConfig(Config):
     "Sizes of the RL ablation."
-    steps: int = 12              # rounds
+    steps: int = 8               # rounds: as many as show each prompt of the full set once
     round: int = 16              # prompts in a round
     images: int = 12             # of each
     prompts: int = 128           # in the full set
     held_out: int = 35
     seeds: int = 3
+    grpo_lr: float = 3e-4        # of Flow-GRPO; the others have RLConfig's
     per_skill: int = 20          # pictures a skill, at the end
     workers: int = 0             # runs side by side, one thread each; 0 = one a core
 
     def validate(self):
-        for k in ("steps", "round", "prompts", "held_out", "seeds", "per_skill"): self.need(getattr(self, k) > 0, k, "must be positive")
+        for k in ("steps", "round", "prompts", "held_out", "seeds", "per_skill", "grpo_lr"): self.need(getattr(self, k) > 0, k, "must be positive")
         self.need(self.prompts // 4 >= self.round, "prompts", f"must be at least {4 * self.round}: a quarter of the set must fill a round")
 
     def rl(self, arm: str, seed: int) -> RLConfig:
         "Settings of one run."
-        return RLConfig.preset("toy", algorithm="grpo" if arm == "Flow-GRPO" else "nft", steps=self.steps, prompts=self.round, images=self.images, seed=seed, alarm="warn", evaluate_every=min(4, self.steps))
+        own = dict(algorithm="grpo", lr=self.grpo_lr) if arm == "Flow-GRPO" else {}
+        return RLConfig.preset("toy", **own, steps=self.steps, prompts=self.round, images=self.images, seed=seed, alarm="warn", evaluate_every=min(4, self.steps))
 
 def unguided(pipe, config: RLAblationConfig, seed: int) -> dict:
     "Toy GenEval without guidance: {skill: share}, 'overall' among them."
@@ -103,16 +105,17 @@ def ablate_rl(out, config: RLAblationConfig | None = None, base=None, log=print)
     with atomic_write(out / "rl.json") as tmp: Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)))
     return rows
 
-def _cell(values) -> str: return f"{100 * sum(values) / len(values):.0f} ({100 * min(values):.0f} to {100 * max(values):.0f})"
+def _cell(values) -> str: return f"{100 * sum(values) / len(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
 
 def rl_table(rows: list[dict]) -> str:
-    "Markdown: score of each arm in all, in text and in the other skills, mean (lowest to highest seed), and minutes."
-    lines = ["| trained on | prompts | overall | text | other skills | minutes |", "|---|---:|---|---|---|---:|"]
+    "Markdown: score of each arm in all, in text and in the other skills, and what its held-out reward gained, mean (lowest to highest seed); minutes."
+    lines = ["| trained on | prompts | overall | text | other skills | held-out reward gained | minutes |", "|---|---:|---|---|---|---|---:|"]
     for arm in ("base", *ARMS):
         mine = [r for r in rows if r["arm"] == arm]
         others = [sum(r["scores"][s] for s in SKILLS if s != "text") / (len(SKILLS) - 1) for r in mine]
-        took = f"{sum(r['seconds'][-1] for r in mine) / len(mine) / 60:.1f}" if arm != "base" else ""
-        lines.append(f"| {arm} | {mine[0].get('prompts', '')} | {_cell([r['scores']['overall'] for r in mine])} | {_cell([r['scores']['text'] for r in mine])} | {_cell(others)} | {took} |")
+        gained, took = "", ""
+        if arm != "base": gained, took = _cell([r["held_out"][-1]["reward"] - r["held_out"][0]["reward"] for r in mine]), f"{sum(r['seconds'][-1] for r in mine) / len(mine) / 60:.1f}"
+        lines.append(f"| {arm} | {mine[0].get('prompts', '')} | {_cell([r['scores']['overall'] for r in mine])} | {_cell([r['scores']['text'] for r in mine])} | {_cell(others)} | {gained} | {took} |")
     return "\n".join(lines)
 
 def draw_race(rows: list[dict], images: int):

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from lens_ref import distil as D, turbo as T, turborun as R
+from lens_ref.checker import Checker, passes
 from lens_ref.core import ConfigError, data_path
 from lens_ref.dit import LensTransformer2DModel, init_weights, preset
+from lens_ref.evaluate import generate, make_prompts
 from lens_ref.flow import GaussianMixture, guide, sample, sigma_schedule, to_x0
 from lens_ref.parallel import Shard, together
 from lens_ref.pipeline import LensPipeline
 from lens_ref.rewards import toy_prompts
+from lens_ref.rollouts import diversity
 from lens_ref.runs import InMemoryData, checkpoints
 from lens_ref.train import DivergedError, run_state, trainable
 
@@ -293,6 +296,21 @@ def test_mixed_sizes_are_drawn_in_turn(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- comparison and the whole lineage
+
+def test_shipped_student_draws_like_its_teacher_in_a_tenth_of_the_passes():
+    teacher, student = (LensPipeline.from_pretrained(data_path(name)) for name in ("toy-rl", "toy-turbo"))
+    assert student.defaults["num_inference_steps"] == 4 and student.defaults["guidance_scale"] == 1
+    calls, forward = [], student.transformer.forward
+    student.transformer.forward = lambda *a, **k: calls.append(1) or forward(*a, **k)
+    prompts, checker = make_prompts(2, 20_000), Checker()
+    def good(p, **how): return sum(passes(q.scene, r, q.skill) for q, r in zip(prompts, checker.read(generate(p, [q.text for q in prompts], 0, **how))))
+    assert good(student) >= 10 and len(calls) == 4                                               # of fourteen, in one batch
+    def variety(p, **how): return diversity(p(prompts[0].text, generator=torch.Generator().manual_seed(0), num_images_per_prompt=6, output_type="latent", **how).images[None]).item()
+    few = dict(num_inference_steps=4, guidance_scale=1.0)
+    assert variety(student) > .8 * variety(teacher) > variety(teacher, **few)                     # what the teacher's own four steps lose
+    made = json.loads((data_path("toy-turbo") / "lineage.json").read_text())
+    assert [s for s in ("rl", "turbo") if s in made] == ["rl", "turbo"] and made["turbo"]["updates"] == 234 and made["turbo"]["minutes"] < 21
+
 
 def test_frechet_distance_is_the_closed_form():
     "Covariances that commute: squared distance of the means plus squared differences of the spreads."
