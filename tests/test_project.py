@@ -1,5 +1,6 @@
 """House rules that check themselves: notebooks, package, settings and README agree, and every notebook runs."""
 import ast, base64, configparser, importlib.util, json, os, pathlib, pkgutil, re, shutil, statistics, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -187,12 +188,24 @@ def test_functions_are_short():
     assert statistics.median(size) <= 6 and size[int(0.9 * len(size))] <= 20 and size[-1] <= 60, found[-5:]
 
 
-# ---- every notebook, top to bottom, on the CPU, each in a process of its own
+# ---- every notebook, top to bottom, on the CPU, each in a process of its own with one thread, as many at a time as there are cores
+
+def run_notebook(path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([str(BIN / "nbdev-test"), str(path), "--n-workers", "0"], capture_output=True, text=True, cwd=ROOT, env=env, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def runs(request):
+    "Path -> future of its run, of the notebooks that were asked for."
+    chosen = [item.callspec.params["path"] for item in request.session.items if getattr(item, "originalname", "") == "test_notebook_runs"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {path: pool.submit(run_notebook, path) for path in chosen}
+        pool.shutdown(cancel_futures=True)
+
 
 @pytest.mark.timeout(960)
 @pytest.mark.parametrize("path", NBS, ids=lambda p: p.stem)
-def test_notebook_runs(path):
-    command = [str(BIN / "nbdev-test"), str(path), "--n-workers", "0"]
-    env = {**os.environ, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=900)
+def test_notebook_runs(path, runs):
+    done = runs[path].result()
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
