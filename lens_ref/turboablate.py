@@ -79,7 +79,7 @@ def real_features(net: FeatureNet, per_skill: int, seed: int) -> Tensor:
     return net.features(as_tensor([render(p.scene) for p in make_prompts(per_skill, 50_000 + seed)]))
 
 # %% ../nbs/11c_compare.ipynb #11c00008
-TEACHERS = {"teacher, 20 steps": {}, "teacher, 4 steps": dict(num_inference_steps=4), "teacher, 4 steps, no guidance": dict(num_inference_steps=4, guidance_scale=1.0)}
+TEACHERS = {"teacher, 20 steps": {}, "teacher, 4 steps": dict(num_inference_steps=4), "teacher, 4 steps, no guidance": dict(num_inference_steps=4, guidance_scale=1.0), "teacher, 1 step, no guidance": dict(num_inference_steps=1, guidance_scale=1.0)}
 ARMS = {"progressive": None, "consistency": None,
         "DMD2": dict(decoupled=False, gan=0., ida=0.), "+ CA and DM apart": dict(gan=0., ida=0.), "+ discriminator": dict(ida=0.), "+ IDA": {},
         "CA noisier": dict(ca_side="noisier"), "CA cleaner": dict(ca_side="cleaner"), "no warm start": dict(warm_steps=0), "LoRA on one base": dict(lora_rank=16)}
