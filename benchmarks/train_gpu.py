@@ -41,9 +41,9 @@ def timed(learner, data, device):
 
 
 def measure(learner, config, images, grid, a, device):
-    "Median seconds of a step after two that warm up, and what follows from them."
+    "Median seconds of a step after those that warm up, and what follows from them."
     data = batch(config, images, grid, a.text, a.padded, device)
-    for _ in range(2): timed(learner, data, device)
+    for _ in range(a.warm): timed(learner, data, device)
     if device.type == "cuda": torch.cuda.reset_peak_memory_stats()
     seconds = statistics.median(timed(learner, data, device) for _ in range(a.repeats))
     flops = 3 * images * count_flops(config, grid[0] * grid[1], a.text)["total"]
@@ -76,6 +76,7 @@ def main():
     p.add_argument("--padded", type=int, default=1, help="1: captions of different lengths, so attention needs a mask, as in training")
     p.add_argument("--device", default="cuda")
     p.add_argument("--repeats", type=int, default=10)
+    p.add_argument("--warm", type=int, default=2, help="steps before, which are not timed")
     p.add_argument("--precision", default="bf16")
     p.add_argument("--checkpointing", type=int, default=1)
     p.add_argument("--compile", type=int, default=1)

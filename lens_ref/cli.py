@@ -236,15 +236,16 @@ def cmd_generate(a):
     lens-ref evaluate --model data_samples/toy --sizes 64x64,64x48,128x128""",
     model=("runs/toy/pipeline", "folder of a saved pipeline"), per_skill=(50, "images a skill"), seed=(0, "seed"),
     style=("dense", "dense or brief prompts"), lang=("en", "en, zh, fr, ja or es"), guidance=(float, "1 is none (the checkpoint's own)"),
-    sizes=(str, "score these instead of skills, with commas: 64x64,48x80"), out=(str, "write the table to this JSON file as well"))
+    sizes=(str, "score these instead of skills, with commas: 64x64,48x80"), out=(str, "write the table to this JSON file as well"), device=("cpu", "cpu or cuda"))
 def cmd_evaluate(a):
     "Toy GenEval of a trained model."
     need_positive(a, "per_skill")
+    need_device(a.device)
     from lens_ref.evaluate import evaluate, evaluate_sizes, table_markdown
     from lens_ref.pipeline import LensPipeline
     from lens_ref.runs import command_line, git_commit
     sizes = [picture_size(s, "--sizes") for s in a.sizes.split(",")] if a.sizes else None
-    pipe, options = LensPipeline.from_pretrained(a.model), dict(per_skill=a.per_skill, seed=a.seed, style=a.style, lang=a.lang, guidance_scale=a.guidance)
+    pipe, options = LensPipeline.from_pretrained(a.model, device=a.device), dict(per_skill=a.per_skill, seed=a.seed, style=a.style, lang=a.lang, guidance_scale=a.guidance)
     table = evaluate_sizes(pipe, sizes, **options) if sizes else evaluate(pipe, **options)[0]
     if a.out:
         with atomic_write(a.out) as tmp: Path(tmp).write_text(json.dumps(dict(command=command_line(), commit=git_commit(), date=datetime.date.today().isoformat(), table=table), indent=1))

@@ -113,12 +113,13 @@ def cmd_pretrain(argv):
     model=(str, "captions: pipeline whose autoencoder and text encoder are used; rl, turbo: pipeline that is trained or distilled (the shipped toy)"),
     steps=(int, "steps of 48 pictures, rounds of RL, or updates of the student"), samples=(int, "captions, turbo: scenes"), points=(int, "captions: how often each run is scored"),
     prompts=(int, "rl: prompts in the full set"), seeds=(int, "how many seeds"), per_skill=(int, "pictures for each skill, and each point"),
-    warm_steps=(int, "turbo: steps of progressive distillation before"), workers=(int, "runs side by side (one a core)"))
+    warm_steps=(int, "turbo: steps of progressive distillation before"), device=(str, "turbo: cpu or cuda (cpu)"), workers=(int, "runs side by side (one a core)"))
 def cmd_ablate(a):
     """Compare from the same seeds: `captions` (dense, brief and mixed, scored along the way), `rl` (sets of prompts, and NFT against Flow-GRPO) or `turbo` (the terms of the distillation). Draws the curves.
 
-    `ablate captions` takes --samples and --points, `ablate rl` --prompts, `ablate turbo` --samples, --prompts and --warm-steps; all go on where they stopped."""
-    given = {k: v for k in ("steps", "samples", "points", "prompts", "seeds", "per_skill", "warm_steps", "workers") if (v := getattr(a, k)) is not None}
+    `ablate captions` takes --samples and --points, `ablate rl` --prompts, `ablate turbo` --samples, --prompts, --warm-steps and --device; all go on where they stopped."""
+    given = {k: v for k in ("steps", "samples", "points", "prompts", "seeds", "per_skill", "warm_steps", "device", "workers") if (v := getattr(a, k)) is not None}
+    if a.device: need_device(a.device)
     out = Path(a.out or f"runs/{a.what}{'-ablation' * (a.what == 'turbo')}")
     if a.what == "captions":
         from lens_ref.ablate import AblationConfig, ablate_captions, draw_curves
@@ -191,7 +192,7 @@ def say_sometimes(what, done, of):
     vlm=("gpt-4.1-mini", "the model to ask there"), **PRICES, budget=(float, "dollars for the verdicts in OUT, all runs together; needs both prices"), algorithm=(str, "nft or grpo (nft)"), preset=("toy", "toy, or lens for the paper's numbers"),
     config=(str, 'JSON file of settings of RLConfig, such as {"images": 16}; options win over it'), steps=(int, "rounds (the preset's)"),
     minutes=(float, "end after so many minutes"), seed=(int, "seed (0)"), workers=(int, "processes that share the work (one a core)"),
-    held_out=(70, "prompts to measure on"), per_skill=(25, "test images a skill, before and after"))
+    held_out=(70, "prompts to measure on"), per_skill=(25, "test images a skill, before and after"), device=("cpu", "cpu, or cuda: then one process"))
 def cmd_rl(a):
     "Improve a trained model by reinforcement learning: draw, have judged, learn. Writes the better pipeline, its lineage with scores before and after, and the curves."
     import os
@@ -201,6 +202,7 @@ def cmd_rl(a):
     from lens_ref.rl import choose_judge, choose_prompts, exact_judge, plot_rl, rl, toy_scores
     from lens_ref.rollouts import RLConfig
     need_positive(a, "workers", "per_skill", "steps", "held_out")
+    need_device(a.device)
     if a.minutes is not None and not a.minutes > 0: raise ConfigError(f"--minutes: {a.minutes} must be more than 0")
     model, out, toy, money = a.model or data_path("toy"), Path(a.out), a.prompts == "toy", paid_options(a, a.judge != "exact", "--judge")
     read_index(model)
@@ -208,13 +210,13 @@ def cmd_rl(a):
     config = RLConfig.preset(a.preset, **(read_config(a.config) if a.config else {}) | changes)
     prompts, held_out = choose_prompts(a.prompts, config.seed, held_out=a.held_out)
     if a.judge == "exact" and not all(p.scene for p in prompts): raise ConfigError(f"--judge: exact needs prompts with scenes, which {a.prompts} has not; give the URLs of a vision-language model")
-    workers = a.workers or max(n for n in range(1, min(4, os.cpu_count() or 1) + 1) if config.prompts % n == 0)
-    pipe = rl(out, model, config, prompts, held_out, choose_judge(a.judge, a.vlm, out, money), exact_judge if toy and a.judge != "exact" else None, a.minutes, workers, say)
+    workers = a.workers or (1 if a.device != "cpu" else max(n for n in range(1, min(4, os.cpu_count() or 1) + 1) if config.prompts % n == 0))
+    pipe = rl(out, model, config, prompts, held_out, choose_judge(a.judge, a.vlm, out, money), exact_judge if toy and a.judge != "exact" else None, a.minutes, workers, say, a.device)
     if pipe is None: return
     curves = json.loads((out / "curves.json").read_text())
     with atomic_write(out / "curves.png") as tmp: plot_rl(curves["rounds"], curves["scores"], curves["history"]).savefig(tmp, format="png", dpi=120)
     if toy:
-        before, after = (toy_scores(p, a.per_skill, config.sizes) for p in (LensPipeline.from_pretrained(model), pipe))
+        before, after = (toy_scores(p, a.per_skill, config.sizes) for p in (LensPipeline.from_pretrained(model, device=a.device), pipe))
         write_lineage(out / "pipeline", scores_before_rl=before, scores_after_rl=after)
         for k in before: say("\n".join([f"{k}:", *(f"  {skill:10s} {100 * before[k][skill]:3.0f}% -> {100 * after[k][skill]:3.0f}%" for skill in before[k])]))
     print(f"curves in {out / 'curves.png'}, model in {out / 'pipeline'}")
@@ -268,7 +270,7 @@ def cmd_search(a):
     preset=("toy", "toy, or lens for the paper's numbers"),
     config=(str, 'JSON file of settings of TurboConfig, such as {"guidance": 3}; options win over it'), steps=(int, "updates of the student (the preset's)"),
     minutes=(float, "end after so many minutes"), seed=(int, "seed (0)"), workers=(int, "processes that share the work (one a core)"),
-    held_out=(35, "prompts to measure on"), per_skill=(25, "test images a skill, before and after; 0 leaves it out"))
+    held_out=(35, "prompts to measure on"), per_skill=(25, "test images a skill, before and after; 0 leaves it out"), device=("cpu", "cpu, or cuda: then one process"))
 def cmd_distill(a):
     "Distil a trained model into one that draws in four steps without guidance. Writes it whole and as a small change of the model, their lineage with scores before and after, and the curves."
     import os
@@ -277,13 +279,14 @@ def cmd_distill(a):
     from lens_ref.turbo import TurboConfig
     from lens_ref.turborun import distill, plot_turbo
     need_positive(a, "workers", "steps", "held_out")
+    need_device(a.device)
     if a.minutes is not None and not a.minutes > 0: raise ConfigError(f"--minutes: {a.minutes} must be more than 0")
     model, out = a.model or data_path("toy"), Path(a.out)
     read_index(model)
     changes = {k: getattr(a, k) for k in ("steps", "seed") if getattr(a, k) is not None}
     config = TurboConfig.preset(a.preset, **(read_config(a.config) if a.config else {}) | changes)
-    workers = a.workers or max(n for n in range(1, min(4, os.cpu_count() or 1) + 1) if config.batch_size % n == 0)
-    pipe = distill(out, model, config, a.held_out, a.minutes, workers, say)
+    workers = a.workers or (1 if a.device != "cpu" else max(n for n in range(1, min(4, os.cpu_count() or 1) + 1) if config.batch_size % n == 0))
+    pipe = distill(out, model, config, a.held_out, a.minutes, workers, say, a.device)
     if pipe is None: return
     curves = json.loads((out / "curves.json").read_text())
     with atomic_write(out / "curves.png") as tmp: plot_turbo(curves["history"], curves["scores"]).savefig(tmp, format="png", dpi=120)
@@ -296,7 +299,7 @@ def compare_student(pipe, model, out, per_skill):
     from lens_ref.evaluate import evaluate
     from lens_ref.lineage import write_lineage
     from lens_ref.pipeline import LensPipeline
-    pipes = LensPipeline.from_pretrained(model), pipe, LensPipeline.from_pretrained(out / "change")
+    pipes = LensPipeline.from_pretrained(model, device=pipe.device), pipe, LensPipeline.from_pretrained(out / "change", device=pipe.device)
     before, after, small = ({k: round(r["score"], 3) for k, r in evaluate(p, per_skill)[0].items()} for p in pipes)
     for folder in ("pipeline", "change"): write_lineage(out / folder, scores_before_turbo=before, scores_after_turbo=after, scores_of_change=small)
     say("teacher -> student (as a change of the teacher):")

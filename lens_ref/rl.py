@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RLStep', 'hacking', 'Until', 'RLRun', 'new_run', 'reinforce', 'round_line', 'plot_rl', 'RLProgress', 'exact_judge',
-           'url_judge', 'choose_judge', 'choose_prompts', 'stage_rl', 'rl', 'toy_scores']
+           'url_judge', 'choose_judge', 'choose_prompts', 'device_name', 'shared', 'stage_rl', 'rl', 'toy_scores']
 
 # %% ../nbs/09d_rl.ipynb #eff854f2
 import datetime, functools, json, math, random, time
@@ -177,25 +177,34 @@ def choose_prompts(prompts: str, seed: int = 0, n: int = 3000, held_out: int = 7
     cut = min(held_out, len(rows) // 10)
     return rows[cut:], rows[:cut]
 
-def stage_rl(out, model, config: RLConfig, prompts: list, held_out: list, make_judge, make_checker=None, minutes=None, log=print) -> RLRun:
+def device_name(device) -> str:
+    "The card's own name, or `CPU`."
+    return torch.cuda.get_device_name(device) if str(device).startswith("cuda") else str(device).upper()
+
+def shared(workers: int, device) -> int:
+    "`workers`, for `together`. ConfigError if they would share a GPU: there one process is faster, and several GPUs are for torchrun (13)."
+    if workers > 1 and str(device) != "cpu": raise ConfigError(f"workers: {workers} processes cannot share the device {device}; use 1")
+    return workers
+
+def stage_rl(out, model, config: RLConfig, prompts: list, held_out: list, make_judge, make_checker=None, minutes=None, log=print, device="cpu") -> RLRun:
     "The run in folder `out/run`, in each of the processes that share it. Judging goes on while the next pictures are drawn."
     say = log if rank() == 0 else _silent
     with Overlapped(make_judge()) as judge:
-        run = new_run(LensPipeline.from_pretrained(model), prompts, judge, config, held_out, make_checker and make_checker(), log=say)
+        run = new_run(LensPipeline.from_pretrained(model, device=device), prompts, judge, config, held_out, make_checker and make_checker(), log=say)
         for state in reinforce(run, Path(out) / "run", minutes, say): say(round_line(run, state))
     return run
 
 def _silent(line): pass
 
-def rl(out, model, config: RLConfig, prompts: list, held_out: list, make_judge, make_checker=None, minutes=None, workers: int = 1, log=print) -> LensPipeline | None:
+def rl(out, model, config: RLConfig, prompts: list, held_out: list, make_judge, make_checker=None, minutes=None, workers: int = 1, log=print, device="cpu") -> LensPipeline | None:
     """Improve the pipeline in folder `model`: the better one is saved in `out/pipeline` with its lineage, the run's curves in `out/curves.json`. None if a signal stopped it; the same call goes on.
 
-    `make_judge`, `make_checker`: functions that make the judges, importable, since each of the `workers` processes makes its own. Raises what `new_run` and `reinforce` do."""
+    `make_judge`, `make_checker`: functions that make the judges, importable, since each of the `workers` processes makes its own; on a `device` other than the CPU there is one. Raises what `new_run` and `reinforce` do."""
     if config.prompts % workers: raise ConfigError(f"workers: {workers} must divide RLConfig.prompts={config.prompts}")
     out, start = Path(out), time.monotonic()
-    run = together(workers, stage_rl, out, model, config, prompts, held_out, make_judge, make_checker, minutes, log)
+    run = together(shared(workers, device), stage_rl, out, model, config, prompts, held_out, make_judge, make_checker, minutes, log, device)
     if run.learner.stopped: return log(f"stopped in round {len(run.rollouts.rounds)}; the same command goes on from there")
-    made = dict(stage="rl", command=command_line(), commit=git_commit(), date=datetime.date.today().isoformat(), minutes=round((time.monotonic() - start) / 60, 1), processes=workers, torch=torch.__version__,
+    made = dict(stage="rl", command=command_line(), commit=git_commit(), date=datetime.date.today().isoformat(), minutes=round((time.monotonic() - start) / 60, 1), processes=workers, device=device_name(device), torch=torch.__version__,
                 rounds=len(run.rollouts.rounds), alarm=run.stopped, seconds={k: round(v) for k, v in run.rollouts.seconds.items()}, config=config.to_dict(), held_out=[run.rollouts.held_out.scores[i] for i in (0, -1)])
     with atomic_write(out / "curves.json") as tmp: Path(tmp).write_text(json.dumps(dict(made=made, rounds=run.rollouts.rounds, scores=run.rollouts.held_out.scores, history=run.learner.history)))
     pipe, before = run.improved(), Path(model) / "lineage.json"

@@ -54,6 +54,7 @@ class RLConfig(Config):
     grad_clip: float = 1.0           # [inferred]
     ema: float = 0.9                 # average used for evaluation and kept at the end [inferred]
     warmup: int = 0
+    decay: float = 0.0               # share of the rounds, the last ones, in which the rate falls to 0; see 09d_rl
     precision: str = "fp32"          # fp32 | bf16
     seed: int = 0
     batch: int = 48                  # images in one pass of the network: memory, not results
@@ -69,6 +70,7 @@ class RLConfig(Config):
         for k in ("steps", "prompts", "rollout_steps", "levels", "updates", "beta", "clip", "lora_alpha", "lr", "noise", "ratio_clip", "batch", "evaluate_every", "eval_steps"):
             self.need(0 < getattr(self, k) < math.inf, k, "must be positive and finite")
         for k in ("kl", "lora_rank", "seed", "warmup"): self.need(0 <= getattr(self, k) < math.inf, k, "must be 0 or more, and finite")
+        self.need(0 <= self.decay <= 1, "decay", "is a share of the rounds: 0 to 1")
         self.need(self.images >= 2, "images", "must be 2 or more: a picture is judged against others of its prompt, and alone it teaches nothing")
         self.need(self.copies >= 2, "copies", "must be 2 or more: diversity is a distance between pictures of one prompt")
         for k, names in dict(algorithm=("nft", "grpo"), solver=SOLVERS, spread=("global", "group"), mix=MIXES, alarm=("stop", "warn", "off")).items():
@@ -84,7 +86,7 @@ class RLConfig(Config):
     def train_config(self) -> TrainConfig:
         "The same for the training loop, which counts optimiser steps."
         return TrainConfig(steps=self.steps * self.updates, batch_size=self.prompts * self.images, caption_dropout=0.0, max_skips=10, log_every=1, validate_every=0,
-                           sample_every=self.evaluate_every * self.updates, checkpoint_every=self.checkpoint_every * self.updates,
+                           schedule="wsd" if self.decay else "constant", decay_fraction=self.decay, sample_every=self.evaluate_every * self.updates, checkpoint_every=self.checkpoint_every * self.updates,
                            **{k: getattr(self, k) for k in ("lr", "betas", "eps", "weight_decay", "grad_clip", "ema", "warmup", "precision", "seed", "keep_last")})
 
     @classmethod

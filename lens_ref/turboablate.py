@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'TEACHERS', 'ARMS', 'frechet', 'facts_of', 'FeatureNet', 'train_features', 'feature_net', 'real_features',
-           'TurboAblationConfig', 'ConsistencyStep', 'student_of', 'warm_one', 'slug', 'plain_run', 'measure',
+           'TurboAblationConfig', 'ConsistencyStep', 'student_of', 'warm_one', 'slug', 'plain_run', 'detail', 'measure',
            'paired_seconds', 'run_arm', 'ablate_turbo', 'turbo_table', 'draw_turbo']
 
 # %% ../nbs/11c_compare.ipynb #11c00002
@@ -90,6 +90,7 @@ class TurboAblationConfig(Config):
     steps: int = 120             # updates of the student
     warm_steps: int = 100        # of progressive distillation before, the same for all
     batch_size: int = 24
+    lr: float = 5e-5             # of the student: so large that what the terms do can be seen after so few updates
     samples: int = 4000
     seeds: int = 1
     per_skill: int = 25          # pictures a skill
@@ -97,16 +98,17 @@ class TurboAblationConfig(Config):
     copies: int = 4              # pictures of each
     feature_steps: int = 600     # of the network behind the Fréchet distance
     arms: tuple = tuple(ARMS)
+    device: str = "cpu"          # cpu or cuda
     workers: int = 0             # runs side by side, one thread each; 0 = one a core
 
     def validate(self):
-        for k in ("steps", "batch_size", "samples", "seeds", "per_skill", "prompts", "feature_steps"): self.need(getattr(self, k) > 0, k, "must be positive")
+        for k in ("steps", "batch_size", "lr", "samples", "seeds", "per_skill", "prompts", "feature_steps"): self.need(getattr(self, k) > 0, k, "must be positive")
         self.need(self.copies >= 2, "copies", "must be 2 or more: diversity is a distance between pictures of one prompt")
         for a in self.arms: self.need(a in ARMS, "arms", f"has no {a!r}; choose from {', '.join(ARMS)}")
 
     def turbo(self, arm: str, seed: int) -> TurboConfig:
         "Settings of one arm."
-        base = dict(steps=self.steps, warm_steps=self.warm_steps, batch_size=self.batch_size, samples=self.samples, seed=seed, checkpoint_every=max(4, min(25, self.steps)))
+        base = dict(steps=self.steps, warm_steps=self.warm_steps, batch_size=self.batch_size, lr=self.lr, samples=self.samples, seed=seed, checkpoint_every=max(4, min(25, self.steps)))
         return TurboConfig.preset("toy", **base | (ARMS.get(arm) or {}))
 
 # %% ../nbs/11c_compare.ipynb #11c0000a
@@ -128,7 +130,7 @@ class ConsistencyStep:
 
 def student_of(arm: str, seed: int, out, config: TurboAblationConfig, base) -> LensPipeline:
     "The pipeline that one of `ARMS` makes of the one in folder `base`, with the warm start that its seed shares in `out/warm_<seed>`."
-    pipe, c = LensPipeline.from_pretrained(base), config.turbo(arm, seed)
+    pipe, c = LensPipeline.from_pretrained(base, device=config.device), config.turbo(arm, seed)
     data, teacher = turbo_data(out, pipe, c, _quiet), pipe.transformer.requires_grad_(False).eval()
     if arm == "consistency": student = plain_run(twin(teacher, c), ConsistencyStep(teacher, c), data, c)
     else: student = warm_up(teacher, data, c, Path(out) / f"warm_{'lora_' * bool(c.lora_rank)}{seed}", log=_quiet)
@@ -155,22 +157,29 @@ def plain_run(student, step, data, config: TurboConfig):
     return student
 
 # %% ../nbs/11c_compare.ipynb #11c0000c
+def detail(images: Tensor) -> float:
+    "Mean absolute Laplacian of pictures `[B, 3, H, W]`, values -1 to 1: little where they are blurred."
+    x, inner = images.float(), slice(1, -1)
+    neighbours = x[..., :-2, inner] + x[..., 2:, inner] + x[..., inner, :-2] + x[..., inner, 2:]
+    return (neighbours - 4 * x[..., inner, inner]).abs().mean().item()
+
 @torch.no_grad()
 def measure(pipe, config: TurboAblationConfig, net: FeatureNet, real: Tensor, seed: int = 0, **how) -> dict:
-    "Toy GenEval by skill (`scores`), `diversity`, `frechet`, and passes of the network for a picture (`passes`). `how` goes to the pipeline."
+    "Toy GenEval by skill (`scores`), `diversity`, `frechet`, `detail`, and passes of the network for a picture (`passes`). `how` goes to the pipeline."
     table, _, images, _, _ = evaluate(pipe, config.per_skill, seed, **how)
+    images = images.cpu()
     prompts, c = [p.text for p in toy_prompts(config.prompts, 10_000 + seed)], config.copies
     latents = torch.cat([pipe(prompts[i:i + 8], generator=torch.Generator().manual_seed(i), num_images_per_prompt=c, output_type="latent", **how).images for i in range(0, len(prompts), 8)])
     d = pipe.defaults | how
     return dict(scores={k: round(r["score"], 4) for k, r in table.items()}, diversity=round(diversity(latents.unflatten(0, (-1, c))).mean().item(), 4),
-                frechet=round(frechet(net.features(images), real), 4), passes=d["num_inference_steps"] * (1 + (d["guidance_scale"] != 1)))
+                frechet=round(frechet(net.features(images), real), 4), detail=round(detail(images), 4), passes=d["num_inference_steps"] * (1 + (d["guidance_scale"] != 1)))
 
 def paired_seconds(teacher, student, repeats: int = 5, batch: int = 8) -> dict:
     "Median seconds for a picture, teacher and student in turn on the same prompts, text included, and the median ratio."
     prompts, rounds = [p.text for p in toy_prompts(batch, 77)], []
     def timed(pipe):
         start = time.perf_counter()
-        pipe(prompts, generator=torch.Generator().manual_seed(0), output_type="pt")
+        pipe(prompts, generator=torch.Generator().manual_seed(0), output_type="pt").images.cpu()                # waits for a GPU
         return (time.perf_counter() - start) / batch
     timed(teacher), timed(student)
     for _ in range(repeats): rounds.append((timed(teacher), timed(student)))
@@ -182,13 +191,13 @@ def run_arm(out, arm: str, seed: int, config: TurboAblationConfig, base) -> dict
     torch.set_num_threads(1)                                       # the runs stand side by side
     path, start = Path(out) / f"{slug(arm)}_{seed}.json", time.monotonic()
     if path.is_file(): return json.loads(path.read_text())
-    pipe = LensPipeline.from_pretrained(base) if arm in TEACHERS else student_of(arm, seed, out, config, base)
+    pipe = LensPipeline.from_pretrained(base, device=config.device) if arm in TEACHERS else student_of(arm, seed, out, config, base)
     row, net = dict(arm=arm, seed=seed, minutes=round((time.monotonic() - start) / 60, 2)), feature_net(Path(out) / "features.safetensors", config.feature_steps)
     real = real_features(net, config.per_skill, seed)
     row |= measure(pipe, config, net, real, seed, **TEACHERS.get(arm, {}))
     if arm == next(iter(TEACHERS)): row["floor"] = round(frechet(real_features(net, config.per_skill, 10_000 + seed), real), 4)   # what other renders reach
     if arm == "+ IDA":
-        row["seconds"] = paired_seconds(LensPipeline.from_pretrained(base), pipe)
+        row["seconds"] = paired_seconds(LensPipeline.from_pretrained(base, device=config.device), pipe)
         row["by_steps"] = {n: measure(pipe, config, net, real, seed, num_inference_steps=n) for n in (1, 2, 8)}
     with atomic_write(path) as tmp: Path(tmp).write_text(json.dumps(row))
     return json.loads(json.dumps(row))
@@ -198,7 +207,7 @@ def ablate_turbo(out, config: TurboAblationConfig | None = None, base=None, log=
     "The teachers and all arms, with all seeds, into folder `out`; the rows of `run_arm`, also saved as `out/turbo.json`. `base`: folder of the teacher. Finished runs are kept; raises `ConfigError` if they had other settings."
     config, base, out = config or TurboAblationConfig(), base or data_path("toy"), Path(out)
     keep_plan(out, dict(what="turbo", base=str(base), **config.to_dict()), ("workers", "arms", "seeds"))
-    build_parts(out, LensPipeline.from_pretrained(base), config.turbo("+ IDA", 0), log)
+    build_parts(out, LensPipeline.from_pretrained(base, device=config.device), config.turbo("+ IDA", 0), log)
     feature_net(out / "features.safetensors", config.feature_steps)
     jobs, rows = [(out, arm, seed, config, base) for seed in range(config.seeds) for arm in (*TEACHERS, *config.arms)], []
     with ProcessPoolExecutor(min(config.workers or os.cpu_count() or 1, len(jobs)), multiprocessing.get_context("spawn")) as pool:
@@ -213,16 +222,16 @@ def _mean(rows: list, get) -> float: return sum(map(get, rows)) / len(rows)
 
 def turbo_table(rows: list[dict]) -> str:
     "Markdown: score, diversity and Fréchet distance of each arm (the last two as shares of the 20-step teacher's), passes for a picture, minutes; means over seeds."
-    lines, arms = ["| | toy GenEval, % | diversity, of the teacher's | Fréchet distance, times the teacher's | passes a picture | minutes |", "|---|---:|---:|---:|---:|---:|"], dict.fromkeys(r["arm"] for r in rows)
+    lines, arms = ["| | toy GenEval, % | diversity, of the teacher's | Fréchet distance, times the teacher's | detail, of the teacher's | passes a picture | minutes |", "|---|---:|---:|---:|---:|---:|---:|"], dict.fromkeys(r["arm"] for r in rows)
     first = [r for r in rows if r["arm"] == next(iter(TEACHERS))]
     for arm in arms:
         mine = [r for r in rows if r["arm"] == arm]
-        shares = [_mean(mine, lambda r: r[k]) / _mean(first, lambda r: r[k]) for k in ("diversity", "frechet")]
+        shares = [_mean(mine, lambda r: r[k]) / _mean(first, lambda r: r[k]) for k in ("diversity", "frechet", "detail")]
         took = "" if arm in TEACHERS else f"{_mean(mine, lambda r: r['minutes']):.1f}"
-        lines.append(f"| {arm} | {100 * _mean(mine, lambda r: r['scores']['overall']):.0f} | {shares[0]:.0%} | {shares[1]:.2f} | {mine[0]['passes']} | {took} |")
+        lines.append(f"| {arm} | {100 * _mean(mine, lambda r: r['scores']['overall']):.0f} | {shares[0]:.0%} | {shares[1]:.2f} | {shares[2]:.0%} | {mine[0]['passes']} | {took} |")
     for r in (r for r in rows if "by_steps" in r and r["seed"] == 0):
-        lines += [f"| {r['arm']}, {n} step{'s' * (n != '1')} | {100 * m['scores']['overall']:.0f} | {m['diversity'] / _mean(first, lambda r: r['diversity']):.0%} | {m['frechet'] / _mean(first, lambda r: r['frechet']):.2f} | {m['passes']} | |" for n, m in json.loads(json.dumps(r["by_steps"])).items()]
-    lines.append(f"| renders of other scenes | | | {_mean(first, lambda r: r['floor']) / _mean(first, lambda r: r['frechet']):.2f} | | |")
+        lines += [f"| {r['arm']}, {n} step{'s' * (n != '1')} | {100 * m['scores']['overall']:.0f} | {m['diversity'] / _mean(first, lambda r: r['diversity']):.0%} | {m['frechet'] / _mean(first, lambda r: r['frechet']):.2f} | {m['detail'] / _mean(first, lambda r: r['detail']):.0%} | {m['passes']} | |" for n, m in json.loads(json.dumps(r["by_steps"])).items()]
+    lines.append(f"| renders of other scenes | | | {_mean(first, lambda r: r['floor']) / _mean(first, lambda r: r['frechet']):.2f} | | | |")
     timed = next((r["seconds"] for r in rows if "seconds" in r), None)
     return "\n".join(lines) + (f"\n\nA picture, text included, in turn on one core: teacher {timed['teacher']:.3f} s, student {timed['student']:.3f} s, {timed['ratio']:.1f} times less." if timed else "")
 

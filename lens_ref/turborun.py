@@ -21,7 +21,7 @@ from .lineage import PARTS, missing, write_lineage
 from .parallel import Shard, rank, together, wait, world_size
 from .pipeline import LensPipeline, draw_noise, velocity_field
 from .rewards import toy_prompts
-from .rl import Until
+from .rl import Until, device_name, shared
 from .runs import Progress, command_line, curve, duration, git_commit
 from .train import Learner, TrainConfig, train, trainable
 from .turbo import TurboConfig, TurboRun, chances, condition, new_turbo, run_turbo, twin
@@ -116,10 +116,10 @@ def turbo_line(run: TurboRun, state) -> str:
             + f"  grad {state.grad_norm:.1e}{held}  ETA {duration(state.eta)}")
 
 # %% ../nbs/11bb_run.ipynb #11bb000b
-def stage_turbo(out, model, config: TurboConfig, held_out: list, minutes=None, log=print) -> TurboRun | None:
+def stage_turbo(out, model, config: TurboConfig, held_out: list, minutes=None, log=print, device="cpu") -> TurboRun | None:
     "Cache, warm start and run, in each of the processes that share them; None if a signal stopped the warm start."
     say, out, start = log if rank() == 0 else _silent, Path(out), time.monotonic()
-    pipe = LensPipeline.from_pretrained(model)
+    pipe = LensPipeline.from_pretrained(model, device=device)
     data = turbo_data(out, pipe, config, say)
     with Until() as stop: student = warm_up(pipe.transformer.requires_grad_(False).eval(), data, config, out / "warm", stop=stop, log=say)
     if student is None: return say("stopped in the warm start; the same command goes on from there")
@@ -131,16 +131,16 @@ def stage_turbo(out, model, config: TurboConfig, held_out: list, minutes=None, l
 
 def _silent(line): pass
 
-def distill(out, model, config: TurboConfig, held_out: int = 35, minutes=None, workers: int = 1, log=print) -> LensPipeline | None:
+def distill(out, model, config: TurboConfig, held_out: int = 35, minutes=None, workers: int = 1, log=print, device="cpu") -> LensPipeline | None:
     """Distil the pipeline in folder `model`: the student is saved whole in `out/pipeline` and as a change of `model` in `out/change`, both with lineage; the run's curves in `out/curves.json`. None if a signal stopped it; the same call goes on.
 
-    `held_out`: how many toy prompts to measure on; `workers`: processes that share the work. Raises what `new_turbo` and `run_turbo` do."""
+    `held_out`: how many toy prompts to measure on; `workers`: processes that share the work; on a `device` other than the CPU there is one. Raises what `new_turbo` and `run_turbo` do."""
     config.need(config.batch_size % workers == 0, "batch_size", f"must be a multiple of the {workers} processes (--workers)")
     out, start = Path(out), time.monotonic()
-    run = together(workers, stage_turbo, out, model, config, toy_prompts(held_out, 10_000 + config.seed) if held_out else [], minutes, log)
+    run = together(shared(workers, device), stage_turbo, out, model, config, toy_prompts(held_out, 10_000 + config.seed) if held_out else [], minutes, log, device)
     if run is None or run.learner.stopped: return log("stopped; the same command goes on from there") if run else None
     scores = run.watch.scores if run.watch else []
-    made = dict(stage="turbo", command=command_line(), commit=git_commit(), date=datetime.date.today().isoformat(), minutes=round((time.monotonic() - start) / 60, 1), processes=workers, torch=torch.__version__,
+    made = dict(stage="turbo", command=command_line(), commit=git_commit(), date=datetime.date.today().isoformat(), minutes=round((time.monotonic() - start) / 60, 1), processes=workers, device=device_name(device), torch=torch.__version__,
                 updates=run.learner.step, diverged=run.diverged, config=config.to_dict(), held_out=scores[:1] + scores[-1:])
     with atomic_write(out / "curves.json") as tmp: Path(tmp).write_text(json.dumps(dict(made=made, scores=scores, history=run.learner.history)))
     pipe, before = run.improved(), Path(model) / "lineage.json"

@@ -439,3 +439,16 @@ def test_command_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
     assert main(["rl", *argv]) == 2
     err = capsys.readouterr().err
     assert named in err and err.count("\n") == 1, err
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ["nft", "grpo"])
+def test_rounds_on_a_gpu_are_those_of_the_cpu(algorithm, tmp_path):
+    def rounds(device):
+        settings = O.RLConfig.preset("toy", algorithm=algorithm, steps=2, prompts=4, images=4, rollout_steps=5, evaluate_every=1)
+        R.rl(tmp_path / f"{device}_{algorithm}", data_path("toy"), settings, toy_prompts(8, 0), toy_prompts(4, 1), R.exact_judge, log=str, device=device)
+        return json.loads((tmp_path / f"{device}_{algorithm}" / "curves.json").read_text())
+    cpu, gpu = rounds("cpu"), rounds("cuda")
+    assert gpu["made"]["device"] != "CPU" and gpu["rounds"][0]["reward"] == pytest.approx(cpu["rounds"][0]["reward"], abs=.02)
+    assert gpu["scores"][0]["diversity"] == pytest.approx(cpu["scores"][0]["diversity"], rel=.01)
+    assert gpu["history"][0]["grad_norm"] == pytest.approx(cpu["history"][0]["grad_norm"], rel=.2)
