@@ -12,6 +12,7 @@ import statistics
 import time
 
 import torch
+import torch._dynamo
 
 from lens_ref.dit import LensTransformer2DModel, count_flops, init_weights, preset
 from lens_ref.planner import CARDS
@@ -71,7 +72,7 @@ def main():
     p.add_argument("--preset", default="lens")
     p.add_argument("--images", type=int, default=0, help="pictures per step at the first area; 0 = the largest up to 24 that fits")
     p.add_argument("--size", type=int, default=512, help="pixels a side")
-    p.add_argument("--areas", default="512,768,1024", help="sides of the squares whose areas the mixed buckets have; the batch shrinks as tokens grow")
+    p.add_argument("--areas", default="512,768,1024", help="sides of the squares whose areas the mixed buckets have; the batch shrinks as tokens grow; '' leaves them out")
     p.add_argument("--text", type=int, default=256, help="text tokens")
     p.add_argument("--padded", type=int, default=1, help="1: captions of different lengths, so attention needs a mask, as in training")
     p.add_argument("--device", default="cuda")
@@ -80,8 +81,11 @@ def main():
     p.add_argument("--precision", default="bf16")
     p.add_argument("--checkpointing", type=int, default=1)
     p.add_argument("--compile", type=int, default=1)
+    p.add_argument("--static", type=int, default=0, help="1: compile each shape anew, where a compiler stumbles over shapes that vary")
     p.add_argument("--ema", type=float, default=0.9999, help="0 spares 4 bytes per weight, which an 80 GB card needs")
     a = p.parse_args()
+    torch._dynamo.config.automatic_dynamic_shapes = not a.static
+    torch._dynamo.config.recompile_limit = 64
     with launched("cpu" if a.device == "cpu" else None) as device:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         card = CARDS.get(listed_card(name, torch.cuda.get_device_properties(device).total_memory / 1e9)) if device.type == "cuda" else None
@@ -95,6 +99,7 @@ def main():
                                                  | {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
         first = largest(learner, config, (a.size // 16, a.size // 16), a, device)
         say("stage 1", first)
+        if not a.areas: return
         areas = [int(x) for x in a.areas.split(",")]
         tokens = first["images"] * (areas[0] // 16) ** 2
         rows = [measure(learner, config, max(1, round(tokens / (grid[0] * grid[1]))), grid, a, device) for grid in buckets(areas)]

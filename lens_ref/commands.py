@@ -187,7 +187,7 @@ def say_sometimes(what, done, of):
     lens-ref rl --out runs/rl --minutes 15                   the shipped toy, judged by the exact checker
     lens-ref rl --model FOLDER --prompts prompts.jsonl --judge http://127.0.0.1:8000/v1,http://127.0.0.1:8001/v1 --vlm Qwen2.5-VL-7B --preset lens""",
     model=(str, "pipeline to improve (the shipped toy)"), out=("runs/rl", "folder; a stopped run goes on from it"),
-    prompts=("toy", "toy, or a file of prompts with rubrics"),
+    prompts=("toy", "toy, or a file of prompts with rubrics"), skills=(str, "toy: skills its prompts are about, with commas; one named twice comes twice as often (all)"),
     judge=("exact", "exact (the toy's checker), or OpenAI-compatible servers that see pictures, with commas"),
     vlm=("gpt-4.1-mini", "the model to ask there"), **PRICES, budget=(float, "dollars for the verdicts in OUT, all runs together; needs both prices"), algorithm=(str, "nft or grpo (nft)"), preset=("toy", "toy, or lens for the paper's numbers"),
     config=(str, 'JSON file of settings of RLConfig, such as {"images": 16}; options win over it'), steps=(int, "rounds (the preset's)"),
@@ -208,7 +208,8 @@ def cmd_rl(a):
     read_index(model)
     changes = {k: getattr(a, k) for k in ("algorithm", "steps", "seed") if getattr(a, k) is not None}
     config = RLConfig.preset(a.preset, **(read_config(a.config) if a.config else {}) | changes)
-    prompts, held_out = choose_prompts(a.prompts, config.seed, held_out=a.held_out)
+    if a.skills and not toy: raise ConfigError(f"--skills: are those of the toy's prompts; leave it out for the file {a.prompts}")
+    prompts, held_out = choose_prompts(a.prompts, config.seed, held_out=a.held_out, skills=tuple(x.strip() for x in a.skills.split(",")) if a.skills else ())
     if a.judge == "exact" and not all(p.scene for p in prompts): raise ConfigError(f"--judge: exact needs prompts with scenes, which {a.prompts} has not; give the URLs of a vision-language model")
     workers = a.workers or (1 if a.device != "cpu" else max(n for n in range(1, min(4, os.cpu_count() or 1) + 1) if config.prompts % n == 0))
     pipe = rl(out, model, config, prompts, held_out, choose_judge(a.judge, a.vlm, out, money), exact_judge if toy and a.judge != "exact" else None, a.minutes, workers, say, a.device)

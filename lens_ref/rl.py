@@ -168,9 +168,9 @@ def choose_judge(judge: str, vlm: str, out, limits: dict | None = None):
     "A function without arguments that makes the judge: `exact`, or URLs within `limits` (see `url_judge`). Each process makes its own."
     return exact_judge if judge == "exact" else functools.partial(url_judge, judge, vlm, Path(out) / "answers.sqlite", **(limits or {}))
 
-def choose_prompts(prompts: str, seed: int = 0, n: int = 3000, held_out: int = 70) -> tuple[list, list]:
-    "(to train on, held out): of the toy world (`toy`), or of a file, of which one in ten is held out, at most `held_out`. Raises `DataError`."
-    if prompts == "toy": return toy_prompts(n, seed), toy_prompts(held_out, 10_000 + seed)
+def choose_prompts(prompts: str, seed: int = 0, n: int = 3000, held_out: int = 70, skills=()) -> tuple[list, list]:
+    "(to train on, held out): of the toy world (`toy`), or of a file, of which one in ten is held out, at most `held_out`. `skills` of the toy's: all if none is named; to train on, one named twice comes twice as often. Raises `DataError`."
+    if prompts == "toy": return toy_prompts(n, seed, skills), toy_prompts(held_out, 10_000 + seed, tuple(dict.fromkeys(skills)))
     rows = list(read_prompts(prompts))
     if len(rows) < 20: raise DataError(f"{prompts}: {len(rows)} prompts are too few to hold some out; give at least 20")
     random.Random(0).shuffle(rows)
