@@ -35,7 +35,7 @@ class TurboConfig(Config):
     steps: int = 400                 # updates of the student; at most 1,000 [stated]
     batch_size: int = 32             # pictures of one update, by all processes together; 32 [stated]
     student_steps: int = 4           # [stated]
-    guidance: float = 2.0            # of the teacher, which the student learns to do without; 5 [stated]
+    guidance: float = 1.5            # of the teacher, which the student learns to do without; 5 [stated]. Less than the toy's own 2, which costs hues; see 11bb_run
     rescale: bool = True             # guidance that keeps norms, as the pipeline's
     decoupled: bool = True           # CA and DM at noise levels of their own [stated]
     ca_side: str = "any"             # CA's levels, seen from the student's own: any | noisier | cleaner; see 11_distil
@@ -49,7 +49,7 @@ class TurboConfig(Config):
     fake_updates: int = 4            # of fake score and discriminator for one of the student [stated]
     fake_warmup: int = 0             # more of them before the first
     ida: float = 0.03                # [stated]
-    lr: float = 5e-5                 # 5e-7 [stated]
+    lr: float = 2e-5                 # 5e-7 [stated]
     decay: float = 0.0               # share of the updates, the last ones, in which the student's rate falls to 0
     fake_lr: float = 2e-4            # 5e-7 [stated]
     gan_lr: float = 1e-4             # [stated]

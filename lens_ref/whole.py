@@ -36,10 +36,9 @@ def rewriter():
 class WholeConfig(Config):
     "How long each stage of the whole lineage lasts. At most 75 minutes on two quiet cores, by plan."
     steps: int = 6000            # of the transformer; 25 minutes with all that comes before it
-    rl_minutes: float = 14.0
-    turbo_minutes: float = 19.0
+    rl_minutes: float = 12.0
+    turbo_minutes: float = 17.0
     per_skill: int = 25          # pictures a skill for each model, at the end
-    guidance: float = 2.0        # of the teacher, and what the student learns
     seed: int = 0
     workers: int = 0             # processes that share the work; 0 = one a core, at most 4
     lineage: dict | None = None  # other settings of the three stages, by field
@@ -47,13 +46,13 @@ class WholeConfig(Config):
     turbo: dict | None = None
 
     def validate(self):
-        for k in ("steps", "rl_minutes", "turbo_minutes", "per_skill", "guidance"): self.need(getattr(self, k) > 0, k, "must be positive")
+        for k in ("steps", "rl_minutes", "turbo_minutes", "per_skill"): self.need(getattr(self, k) > 0, k, "must be positive")
         self.stages()
 
     def stages(self) -> tuple:
         "The settings of the three stages. Raises `ConfigError` for an unknown field or an impossible value in any."
         base = LineageConfig.from_dict(dict(steps=self.steps, seed=self.seed, workers=self.workers) | (self.lineage or {}))
-        return base, RLConfig.preset("toy", **dict(seed=self.seed) | (self.rl or {})), TurboConfig.preset("toy", **dict(seed=self.seed, guidance=self.guidance) | (self.turbo or {}))
+        return base, RLConfig.preset("toy", **dict(seed=self.seed) | (self.rl or {})), TurboConfig.preset("toy", **dict(seed=self.seed) | (self.turbo or {}))
 
 def build_whole(out, config: WholeConfig | None = None, log=print) -> dict | None:
     """All stages into folder `out`: `{stage: folder of its pipeline}`. None if a signal stopped one; the same call goes on, and finished stages are kept.
