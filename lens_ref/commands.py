@@ -102,7 +102,7 @@ def cmd_cache(a):
 def cmd_pretrain(argv):
     "Train a transformer on cached pictures, in one process or under torchrun."
     from lens_ref.scale import main as pretrain
-    return pretrain(argv)
+    return pretrain(argv, "lens-ref pretrain")
 
 # %% ../nbs/14b_commands.ipynb #5d0c1a12
 @command("ablate", """

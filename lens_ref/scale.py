@@ -443,8 +443,8 @@ def pretrain(cache, out, preset_name: str = "toy", scale: ScaleConfig | None = N
     return learner
 
 # %% ../nbs/13_scale.ipynb #97d299ce
-def parser():
-    p = argparse.ArgumentParser(prog="python -m lens_ref.scale", description="Train a transformer on a cache of latents and text features, of one picture size or many; start it under torchrun for several processes.",
+def parser(prog: str = "python -m lens_ref.scale"):
+    p = argparse.ArgumentParser(prog=prog, description="Train a transformer on a cache of latents and text features, of one picture size or many; start it under torchrun for several processes.",
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--cache", required=True, help="folder of shards that `lens-ref cache` wrote, or of .safetensors files of build_cache")
     p.add_argument("--out", required=True, help="folder of the run; a stopped run goes on from it")
@@ -475,9 +475,9 @@ def run_arguments(a) -> Learner:
     return pretrain(a.cache, a.out, a.preset, scale, accumulate=a.accumulate, held_out=a.held_out, logs=[x for x in a.logs.split(",") if x], device=a.device,
                     init=a.init, allow=a.allow, log=functools.partial(print, flush=True), **changes)
 
-def main(argv=None) -> int:
-    "Entry point of `python -m lens_ref.scale`: 0 on success and on a stop by a signal, 2 with one line on a fault of the input."
-    try: run_arguments(parser().parse_args(argv))
+def main(argv=None, prog: str = "python -m lens_ref.scale") -> int:
+    "Entry point of `python -m lens_ref.scale` and, as another `prog`, of `lens-ref pretrain`: 0 on success and on a stop by a signal, 2 with one line on a fault of the input."
+    try: run_arguments(parser(prog).parse_args(argv))
     except LensError as e:
         if os.environ.get("RANK", "0") == "0": print(f"lens-ref: {e}", file=sys.stderr)
         return 2

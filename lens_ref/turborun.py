@@ -87,7 +87,7 @@ def plot_turbo(history: list, scores: list):
     "Figure of a run: losses of fake score and discriminator, the two forces, spread of the samples, held-out score and diversity. Arguments: `Learner.history`, `Watch.scores`."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 5, figsize=(17, 2.8), layout="constrained")
-    panels = (("fake_loss", "fake score: loss on the student's samples"), ("ca_dm", "CA / DM, size of the gradients"), ("cosine", "cosine of fake and real velocity"), ("spread", "spread of samples / data"))
+    panels = (("fake_loss", "fake score's loss"), ("ca_dm", "CA / DM, sizes"), ("cosine", "cosine of fake and real velocity"), ("spread", "spread of samples / data"))
     for ax, (key, title) in zip(axes, panels): ax.plot(*curve(history, key), lw=1, label={"cosine": "cosine"}.get(key)), ax.set(title=title)
     axes[2].plot(*curve(history, "accuracy"), lw=1, label="discriminator's accuracy")
     axes[2].set(title="fake against real", ylim=(0, 1.05)), axes[2].legend(fontsize=7)

@@ -22,7 +22,7 @@ from lens_ref.parallel import together
 from lens_ref.pipeline import LensPipeline
 from lens_ref.rewards import Verdict, toy_prompts
 from lens_ref.runs import checkpoints, read_checkpoint
-from lens_ref.train import run_state, trainable
+from lens_ref.train import lr_at, run_state, trainable
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {}
@@ -130,11 +130,24 @@ def test_grpo_of_one_step_is_the_policy_gradient():
 
 # ---------------------------------------------------------------------------------------------- settings
 
-@pytest.mark.parametrize("field, changes", [("images", dict(images=1)), ("levels", dict(levels=5)), ("levels", dict(algorithm="grpo", levels=4)), ("mix", dict(mix=3)), ("mix", dict(algorithm="grpo", mix=1)),
+@pytest.mark.parametrize("field, changes", [("images", dict(images=1)), ("decay", dict(decay=1.5)), ("levels", dict(levels=5)), ("levels", dict(algorithm="grpo", levels=4)), ("mix", dict(mix=3)), ("mix", dict(algorithm="grpo", mix=1)),
                                             ("solver", dict(solver="rk4")), ("spread", dict(spread="none")), ("images", dict(sizes=((64, 64),) * 4)), ("lr", dict(lr=0.)), ("beta", dict(beta=math.inf)), ("copies", dict(copies=1)),
                                             ("warmup", dict(warmup=9)), ("algorithm", dict(algorithm="ppo")), ("ema", dict(ema=1.))])
 def test_impossible_setting_is_named(field, changes):
     with pytest.raises(ConfigError, match=rf"Config\.{field}="): config(**changes)
+
+
+def test_rate_falls_to_nothing_over_the_last_share_of_the_rounds():
+    rates = lambda **c: [lr_at(i, O.RLConfig.preset("toy", steps=10, lr=1.0, updates=2, **c).train_config()) for i in range(20)]
+    assert rates() == [1.0] * 20 and rates(decay=1.0) == pytest.approx([1 - i / 20 for i in range(20)])
+    assert rates(decay=.5) == pytest.approx([1.0] * 10 + [1 - i / 10 for i in range(10)])
+
+
+def test_skills_of_the_prompts_may_be_named_and_named_twice():
+    train, held = R.choose_prompts("toy", 0, n=40, held_out=6, skills=("single", "position", "position"))
+    count = [sum(p.skill == k for p in train) for k in ("single", "position")]
+    assert count == [14, 26] and [p.skill for p in held] == ["single", "position"] * 3
+    assert {p.skill for p in R.choose_prompts("toy", 0, n=14)[0]} == {"single", "two", "counting", "colors", "position", "attribute", "text"}
 
 
 def test_lens_preset_has_the_papers_numbers():

@@ -325,6 +325,13 @@ def test_frechet_distance_is_the_closed_form():
     assert frechet(a, b) == pytest.approx(5 + 1 + 0 + .16 + .09, abs=1e-4) and frechet(a, a) == pytest.approx(0, abs=1e-6)
 
 
+def test_detail_is_the_mean_absolute_laplacian():
+    from lens_ref.turboablate import detail
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2. - 1                             # four neighbours differ by 2 everywhere
+    slope = torch.arange(8.)[:, None] + 2 * torch.arange(8.)
+    assert detail(board.expand(2, 3, 8, 8)) == 8 and detail(slope.expand(1, 3, 8, 8)) == 0 == detail(torch.ones(1, 3, 8, 8))
+
+
 def test_whole_lineage_keeps_what_is_finished(tmp_path, monkeypatch):
     from lens_ref import whole as W
     ran = []
