@@ -309,8 +309,8 @@ def compare_student(pipe, model, out, per_skill):
 # %% ../nbs/14b_commands.ipynb #14d15712
 @command("lineage", """
     lens-ref lineage --out runs/whole                       75 minutes on two cores: train, RL, distil, a table and a figure""",
-    out=("runs/whole", "folder; a stopped run goes on from it"), steps=(int, "steps of the transformer (6000)"), rl_minutes=(float, "minutes of RL (12)"),
-    turbo_minutes=(float, "minutes of distillation (17)"), per_skill=(int, "test images a skill for each model (25)"), seed=(int, "seed (0)"),
+    out=("runs/whole", "folder; a stopped run goes on from it"), steps=(int, "steps of the transformer (6000)"), rl_minutes=(float, "minutes of RL (10)"),
+    turbo_minutes=(float, "minutes of distillation (14)"), per_skill=(int, "test images a skill for each model (25)"), seed=(int, "seed (0)"),
     workers=(int, "processes that share the work (one a core)"), config=(str, "JSON file of settings of WholeConfig; options win over it"))
 def cmd_lineage(a):
     "Build everything from nothing: train, RL, distil. Prints a table of what each stage brought and draws one figure."

@@ -36,8 +36,8 @@ def rewriter():
 class WholeConfig(Config):
     "How long each stage of the whole lineage lasts. At most 75 minutes on two quiet cores, by plan."
     steps: int = 6000            # of the transformer; 25 minutes with all that comes before it
-    rl_minutes: float = 12.0
-    turbo_minutes: float = 17.0
+    rl_minutes: float = 10.0
+    turbo_minutes: float = 14.0
     per_skill: int = 25          # pictures a skill for each model, at the end
     seed: int = 0
     workers: int = 0             # processes that share the work; 0 = one a core, at most 4
