@@ -11,13 +11,14 @@ import json, random, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from .core import Config, atomic_write, show_images
+from .core import Config, DataError, atomic_write, data_path, show_images
 from .checker import Checker, passes
 from .evaluate import generate, make_prompts, summarize
 from .lineage import LineageConfig, build, write_lineage
 from .pipeline import LensPipeline
 from .rl import choose_judge, choose_prompts, rl
 from .rollouts import RLConfig
+from .rules import HAND, RulesReasoner
 from .runs import keep_plan
 from .turbo import TurboConfig
 from .turborun import distill
@@ -25,10 +26,10 @@ from .wording import brief_caption
 
 # %% ../nbs/11d_lineage.ipynb #11d00005
 def rewriter():
-    "The reasoner without a language model, as a function from prompts to prompts; None where its notebook is not there."
-    try: from lens_ref.rules import RulesReasoner
-    except ImportError: return None
-    reasoner = RulesReasoner()
+    "The reasoner without a language model, as a function from prompts to prompts: with the system prompt that the shipped search found (10b), else with the one written by hand."
+    try: system = json.loads(data_path("results", "search-rules-0.json").read_text("utf8"))["found"]
+    except DataError: system = HAND
+    reasoner = RulesReasoner(system)
     return lambda prompts: [r.prompt for r in reasoner(prompts)]
 
 # %% ../nbs/11d_lineage.ipynb #11d00007

@@ -306,6 +306,27 @@ def test_killed_while_judging_then_resumed_is_the_run_that_never_stopped(changes
     assert same(state(straight), state(again))
 
 
+@pytest.mark.parametrize("changes", [dict(), dict(lora_rank=4, lora_alpha=8)], ids=["full", "lora"])
+def test_split_network_makes_the_same_run_and_resumes(changes, tmp_path):
+    "FSDP2 (a group of one process): the rounds of the plain run, and a resumed one to the bit, old policy and reference included."
+    from lens_ref.scale import ParallelLearner, ScaleConfig, launched
+    c, plain = config(steps=4, eps=1e-2, checkpoint_every=2, **changes), new(config(steps=4, eps=1e-2, **changes))
+    drain(plain)
+    own = lambda run: ({n: O.local(p.detach()).clone() for n, p in trainable(run.learner.model)}, {n: O.local(w) for n, w in run.rollouts.policy.old.items()})
+    with launched("cpu"):
+        split = lambda: new(c, make=lambda m, tc: ParallelLearner(m, tc, ScaleConfig(parallel="fsdp")))
+        whole, first = split(), split()
+        drain(whole)
+        for s in R.reinforce(first, tmp_path, log=str):
+            if s.step == 2: break
+        again = split()
+        drain(again, tmp_path)
+        assert [r["reward"] for r in whole.rollouts.rounds] == pytest.approx([r["reward"] for r in plain.rollouts.rounds], abs=2e-3)
+        for one, two, three in zip(own(plain), own(whole), own(again)):
+            assert same(two, three)
+            for n, w in one.items(): torch.testing.assert_close(two[n], w, rtol=1e-3, atol=5e-6, msg=n)
+
+
 def test_stop_between_two_updates_keeps_the_judged_round(tmp_path):
     "The judge is not asked again for pictures that it has judged, and the result is that of a run in one go."
     c, asked = config(updates=2, images=4, steps=2), []
