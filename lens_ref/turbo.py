@@ -105,7 +105,7 @@ class TurboConfig(Config):
         if name not in PRESETS: raise ConfigError(f"TurboConfig has no preset {name!r}: choose from {', '.join(PRESETS)}")
         return cls.from_dict({**PRESETS[name], **changes})
 
-PRESETS = {"toy": dict(warm_steps=250),
+PRESETS = {"toy": dict(),
            "lens": dict(steps=1000, batch_size=32, guidance=5.0, lr=5e-7, fake_lr=5e-7, gan_lr=1e-4, samples=100_000, precision="bf16", sizes=tuple((b.height, b.width) for b in paper_buckets()), batch=4)}
 
 # %% ../nbs/11b_turbo.ipynb #11b00007
