@@ -35,7 +35,7 @@ class TurboConfig(Config):
     steps: int = 400                 # updates of the student; at most 1,000 [stated]
     batch_size: int = 32             # pictures of one update, by all processes together; 32 [stated]
     student_steps: int = 4           # [stated]
-    guidance: float = 1.5            # of the teacher, which the student learns to do without; 5 [stated]. Less than the toy's own 2, which costs hues; see 11bb_run
+    guidance: float = 1.5            # of the teacher, which the student learns to do without; 5 [stated]. Less than the toy's own 2, which costs hues; see the last table of 11b_turbo
     rescale: bool = True             # guidance that keeps norms, as the pipeline's
     decoupled: bool = True           # CA and DM at noise levels of their own [stated]
     ca_side: str = "any"             # CA's levels, seen from the student's own: any | noisier | cleaner; see 11_distil

@@ -95,7 +95,7 @@ def plot_turbo(history: list, scores: list):
     if scores:
         axes[4].plot(*curve(scores, "reward"), "o-", ms=3, label="held-out score")
         axes[4].plot([s["step"] for s in scores], [s["diversity"] / scores[0]["diversity"] for s in scores], "o-", ms=3, label="diversity, of the first")
-        axes[4].set(title="held-out prompts", ylim=(0, 1.2)), axes[4].legend(fontsize=7)
+        axes[4].set(title="held-out prompts", ylim=(0, None)), axes[4].legend(fontsize=7)
     for ax in axes: ax.set(xlabel="update")
     plt.close(fig)
     return fig
