@@ -557,6 +557,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lens_ref.parallel.Shard.state_dict': ('parallel.html#shard.state_dict', 'lens_ref/parallel.py'),
                                    'lens_ref.parallel._await': ('parallel.html#_await', 'lens_ref/parallel.py'),
                                    'lens_ref.parallel._device': ('parallel.html#_device', 'lens_ref/parallel.py'),
+                                   'lens_ref.parallel._end_with': ('parallel.html#_end_with', 'lens_ref/parallel.py'),
                                    'lens_ref.parallel._group': ('parallel.html#_group', 'lens_ref/parallel.py'),
                                    'lens_ref.parallel._member': ('parallel.html#_member', 'lens_ref/parallel.py'),
                                    'lens_ref.parallel.agree': ('parallel.html#agree', 'lens_ref/parallel.py'),

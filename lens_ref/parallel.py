@@ -6,7 +6,8 @@
 __all__ = ['rank', 'world_size', 'wait', 'average', 'gather', 'full', 'agree', 'from_first', 'take_rows', 'Shard', 'together']
 
 # %% ../nbs/06c_parallel.ipynb #8e5eeb17
-import contextlib, datetime, os, tempfile
+import contextlib, datetime, os, tempfile, threading
+from multiprocessing import connection, parent_process
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -104,7 +105,13 @@ def _group(number, n, store):
         dist.destroy_process_group()
         torch.set_num_threads(threads)
 
+def _end_with(starter):
+    "End this process when the one that started it is gone, killed perhaps: nobody else would."
+    connection.wait([starter.sentinel])
+    os._exit(1)
+
 def _member(number, n, store, errors, ready, fn, args):
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     ready.set()
     try:
         with _group(number, n, store): fn(*args)

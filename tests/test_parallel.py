@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from lens_ref.core import ConfigError, DataError
 from lens_ref.lineage import LineageConfig, ToyWorld, build
-from lens_ref.parallel import together
+from lens_ref.parallel import rank, together
 from lens_ref.runs import read_checkpoint
 
 TINY = dict(vae_steps=2, texts=100, text_steps=2, samples=64, steps=6, batch_size=16)
@@ -82,3 +83,24 @@ def test_workers_must_divide_the_batch_and_processes_must_start():
     with pytest.raises(ConfigError, match="workers.*must divide batch_size=48"): LineageConfig(workers=5)
     with pytest.raises(ConfigError, match="samples"): LineageConfig(samples=4, batch_size=2)
     assert LineageConfig(workers=3).processes == 3 and together(1, max, 2, 5) == 5
+
+
+def beat(folder):
+    "Each process says that it is alive, again and again."
+    while True:
+        (folder / str(rank())).write_text(str(time.monotonic()))
+        time.sleep(.05)
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    "Killed outright, it cannot take its helpers along: they notice."
+    code = "import sys, test_parallel as T; T.together(2, T.beat, T.Path(sys.argv[1]))"
+    starter = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__': {code}", str(tmp_path)], env=os.environ | dict(PYTHONPATH=f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"))
+    for _ in range(600):
+        if (tmp_path / "1").exists(): break
+        time.sleep(.1)
+    starter.kill(); starter.wait()
+    time.sleep(1.5)
+    before = (tmp_path / "1").read_text()
+    time.sleep(.5)
+    assert (tmp_path / "1").read_text() == before
