@@ -85,7 +85,7 @@ def main():
     p.add_argument("--ema", type=float, default=0.9999, help="0 spares 4 bytes per weight, which an 80 GB card needs")
     a = p.parse_args()
     torch._dynamo.config.automatic_dynamic_shapes = not a.static
-    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.recompile_limit = 64        # more shapes than torch expects: else it stops compiling
     with launched("cpu" if a.device == "cpu" else None) as device:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         card = CARDS.get(listed_card(name, torch.cuda.get_device_properties(device).total_memory / 1e9)) if device.type == "cuda" else None

@@ -200,6 +200,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lens_ref.commands.compare_student': ('commands.html#compare_student', 'lens_ref/commands.py'),
                                    'lens_ref.commands.hub_scorers': ('commands.html#hub_scorers', 'lens_ref/commands.py'),
                                    'lens_ref.commands.paid_options': ('commands.html#paid_options', 'lens_ref/commands.py'),
+                                   'lens_ref.commands.processes': ('commands.html#processes', 'lens_ref/commands.py'),
                                    'lens_ref.commands.rl_writer': ('commands.html#rl_writer', 'lens_ref/commands.py'),
                                    'lens_ref.commands.say_sometimes': ('commands.html#say_sometimes', 'lens_ref/commands.py'),
                                    'lens_ref.commands.search_settings': ('commands.html#search_settings', 'lens_ref/commands.py')},

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRICES', 'hub_scorers', 'paid_options', 'cmd_prepare', 'cmd_cache', 'cmd_pretrain', 'cmd_ablate', 'cmd_rl_prompts',
-           'rl_writer', 'say_sometimes', 'cmd_rl', 'search_settings', 'cmd_search', 'cmd_distill', 'compare_student',
-           'cmd_lineage', 'cmd_emoji']
+           'rl_writer', 'say_sometimes', 'processes', 'cmd_rl', 'search_settings', 'cmd_search', 'cmd_distill',
+           'compare_student', 'cmd_lineage', 'cmd_emoji']
 
 # %% ../nbs/14b_commands.ipynb #f0940d65
 import datetime
@@ -183,6 +183,12 @@ def say_sometimes(what, done, of):
     if done == of or done % max(1, of // 20) == 0: say(f"{what} {done:,}/{of:,}")
 
 # %% ../nbs/14b_commands.ipynb #5d0c1a14
+def processes(parts, device):
+    "How many share the work that comes in `parts`: one on a GPU, else one a core, at most four, who get equal parts."
+    import os
+    return 1 if device != "cpu" else max(n for n in range(1, min(4, os.cpu_count() or 1) + 1) if parts % n == 0)
+
+
 @command("rl", """
     lens-ref rl --out runs/rl --minutes 15                   the shipped toy, judged by the exact checker
     lens-ref rl --model FOLDER --prompts prompts.jsonl --judge http://127.0.0.1:8000/v1,http://127.0.0.1:8001/v1 --vlm Qwen2.5-VL-7B --preset lens""",
@@ -195,7 +201,6 @@ def say_sometimes(what, done, of):
     held_out=(70, "prompts to measure on"), per_skill=(25, "test images a skill, before and after"), device=("cpu", "cpu, or cuda: then one process"))
 def cmd_rl(a):
     "Improve a trained model by reinforcement learning: draw, have judged, learn. Writes the better pipeline, its lineage with scores before and after, and the curves."
-    import os
     from lens_ref.core import data_path
     from lens_ref.lineage import write_lineage
     from lens_ref.pipeline import LensPipeline, read_index
@@ -211,7 +216,7 @@ def cmd_rl(a):
     if a.skills and not toy: raise ConfigError(f"--skills: are those of the toy's prompts; leave it out for the file {a.prompts}")
     prompts, held_out = choose_prompts(a.prompts, config.seed, held_out=a.held_out, skills=tuple(x.strip() for x in a.skills.split(",")) if a.skills else ())
     if a.judge == "exact" and not all(p.scene for p in prompts): raise ConfigError(f"--judge: exact needs prompts with scenes, which {a.prompts} has not; give the URLs of a vision-language model")
-    workers = a.workers or (1 if a.device != "cpu" else max(n for n in range(1, min(4, os.cpu_count() or 1) + 1) if config.prompts % n == 0))
+    workers = a.workers or processes(config.prompts, a.device)
     pipe = rl(out, model, config, prompts, held_out, choose_judge(a.judge, a.vlm, out, money), exact_judge if toy and a.judge != "exact" else None, a.minutes, workers, say, a.device)
     if pipe is None: return
     curves = json.loads((out / "curves.json").read_text())
@@ -274,7 +279,6 @@ def cmd_search(a):
     held_out=(35, "prompts to measure on"), per_skill=(25, "test images a skill, before and after; 0 leaves it out"), device=("cpu", "cpu, or cuda: then one process"))
 def cmd_distill(a):
     "Distil a trained model into one that draws in four steps without guidance. Writes it whole and as a small change of the model, their lineage with scores before and after, and the curves."
-    import os
     from lens_ref.core import data_path
     from lens_ref.pipeline import read_index
     from lens_ref.turbo import TurboConfig
@@ -286,7 +290,7 @@ def cmd_distill(a):
     read_index(model)
     changes = {k: getattr(a, k) for k in ("steps", "seed") if getattr(a, k) is not None}
     config = TurboConfig.preset(a.preset, **(read_config(a.config) if a.config else {}) | changes)
-    workers = a.workers or (1 if a.device != "cpu" else max(n for n in range(1, min(4, os.cpu_count() or 1) + 1) if config.batch_size % n == 0))
+    workers = a.workers or processes(config.batch_size, a.device)
     pipe = distill(out, model, config, a.held_out, a.minutes, workers, say, a.device)
     if pipe is None: return
     curves = json.loads((out / "curves.json").read_text())

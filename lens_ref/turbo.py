@@ -50,7 +50,6 @@ class TurboConfig(Config):
     fake_warmup: int = 0             # more of them before the first
     ida: float = 0.03                # [stated]
     lr: float = 2e-5                 # 5e-7 [stated]
-    decay: float = 0.0               # share of the updates, the last ones, in which the student's rate falls to 0
     fake_lr: float = 2e-4            # 5e-7 [stated]
     gan_lr: float = 1e-4             # [stated]
     betas: tuple = (0.0, 0.9)        # [stated]
@@ -84,7 +83,7 @@ class TurboConfig(Config):
             self.need(0 < getattr(self, k) < math.inf, k, "must be positive and finite")
         for k in ("dm", "ca", "gan", "r1_gamma", "fake_warmup", "warm_steps", "lora_rank"): self.need(0 <= getattr(self, k) < math.inf, k, "must be 0 (off) or more, and finite")
         self.need(self.dm or self.ca or self.gan, "dm", "is 0 like ca and gan: nothing is left to learn from")
-        for k in ("ida", "decay"): self.need(0 <= getattr(self, k) <= 1, k, "is a share: 0 (off) to 1")
+        self.need(0 <= self.ida <= 1, "ida", "is a share: 0 (off) to 1")
         self.need(self.spread_limit > 1, "spread_limit", "must be more than 1")
         self.need(self.copies >= 2, "copies", "must be 2 or more: diversity is a distance between pictures of one prompt")
         self.need(self.keep_last >= 2 and self.checkpoint_every > 3, "checkpoint_every", "must be more than 3, with keep_last 2 or more: a good checkpoint must be left when three bad steps are noticed")
@@ -317,7 +316,7 @@ def new_turbo(pipe, data, config: TurboConfig, held_out: list = (), student=None
     `make(model, TrainConfig)`: another learner for student and fake score, and `ready(model)` what else is to be done to the teacher: where the model is split (13), `ParallelLearner` and `parallelize`. Raises `ConfigError`."""
     teacher = pipe.transformer.requires_grad_(False).eval()
     student, fake = student or twin(teacher, config), twin(teacher, config)
-    learner, teacher = make(student, config.train_config("lr", schedule="wsd" if config.decay else "constant", decay_fraction=config.decay)), ready(teacher)
+    learner, teacher = make(student, config.train_config("lr")), ready(teacher)
     own = LensPipeline(student, pipe.vae, pipe.text_encoder, turbo_defaults(pipe, config))
     watch = Watch(own, learner, held_out, ExactJudge(), config) if held_out else None
     rounds = Rounds(teacher, fake, learner, data, config, make, watch)

@@ -221,7 +221,7 @@ def ablate_turbo(out, config: TurboAblationConfig | None = None, base=None, log=
 def _mean(rows: list, get) -> float: return sum(map(get, rows)) / len(rows)
 
 def turbo_table(rows: list[dict]) -> str:
-    "Markdown: score, diversity and Fréchet distance of each arm (the last two as shares of the 20-step teacher's), passes for a picture, minutes; means over seeds."
+    "Markdown: score, diversity, Fréchet distance and detail of each arm (the last three as shares of the 20-step teacher's), passes for a picture, minutes; means over seeds."
     lines, arms = ["| | toy GenEval, % | diversity, of the teacher's | Fréchet distance, times the teacher's | detail, of the teacher's | passes a picture | minutes |", "|---|---:|---:|---:|---:|---:|---:|"], dict.fromkeys(r["arm"] for r in rows)
     first = [r for r in rows if r["arm"] == next(iter(TEACHERS))]
     for arm in arms:
@@ -233,7 +233,7 @@ def turbo_table(rows: list[dict]) -> str:
         lines += [f"| {r['arm']}, {n} step{'s' * (n != '1')} | {100 * m['scores']['overall']:.0f} | {m['diversity'] / _mean(first, lambda r: r['diversity']):.0%} | {m['frechet'] / _mean(first, lambda r: r['frechet']):.2f} | {m['detail'] / _mean(first, lambda r: r['detail']):.0%} | {m['passes']} | |" for n, m in json.loads(json.dumps(r["by_steps"])).items()]
     lines.append(f"| renders of other scenes | | | {_mean(first, lambda r: r['floor']) / _mean(first, lambda r: r['frechet']):.2f} | | | |")
     timed = next((r["seconds"] for r in rows if "seconds" in r), None)
-    return "\n".join(lines) + (f"\n\nA picture, text included, in turn on one core: teacher {timed['teacher']:.3f} s, student {timed['student']:.3f} s, {timed['ratio']:.1f} times less." if timed else "")
+    return "\n".join(lines) + (f"\n\nA picture of a batch of eight, text included, in turn: teacher {timed['teacher']:.3f} s, student {timed['student']:.3f} s, {timed['ratio']:.1f} times less." if timed else "")
 
 def draw_turbo(rows: list[dict]):
     "Figure: bars of score, diversity and Fréchet distance for each arm, means over seeds; dotted: the 20-step teacher."

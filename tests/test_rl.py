@@ -150,6 +150,12 @@ def test_skills_of_the_prompts_may_be_named_and_named_twice():
     assert {p.skill for p in R.choose_prompts("toy", 0, n=14)[0]} == {"single", "two", "counting", "colors", "position", "attribute", "text"}
 
 
+def test_several_processes_do_not_share_a_gpu(tmp_path):
+    with pytest.raises(ConfigError, match="workers: 2 processes cannot share the device cuda"):
+        R.rl(tmp_path, data_path("toy"), config(), PROMPTS, HELD, R.exact_judge, workers=2, device="cuda")
+    assert not list(tmp_path.iterdir())
+
+
 def test_lens_preset_has_the_papers_numbers():
     c = O.RLConfig.preset("lens")
     assert (c.steps, c.prompts, c.images, c.lora_rank, c.lora_alpha, c.lr, c.betas, c.eps, c.weight_decay, c.beta, c.kl, c.mix, c.spread) == (180, 48, 24, 64, 128, 3e-4, (.9, .999), 1e-8, 1e-4, 1., 1e-4, 1, "global")
@@ -466,7 +472,7 @@ def test_shipped_checkpoint_is_a_small_change_of_the_shipped_toy_and_says_how_it
     assert min(skills.values()) >= -.03
 
 
-@pytest.mark.parametrize("argv, named", [(["--model", "nowhere"], "nowhere"), (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"), (["--algorithm", "ppo"], "algorithm"), (["--steps", "0"], "--steps"),
+@pytest.mark.parametrize("argv, named", [(["--model", "nowhere"], "nowhere"), (["--prompts", "nowhere.jsonl"], "nowhere.jsonl"), (["--algorithm", "ppo"], "algorithm"), (["--device", "nowhere"], "--device"), (["--skills", "singel"], "singel"), (["--skills", "single", "--prompts", "mine.jsonl"], "--skills"), (["--steps", "0"], "--steps"),
                                          (["--minutes", "-1"], "--minutes"), (["--budget", "3"], "--judge"), (["--judge", "http://127.0.0.1:9/v1", "--budget", "3"], "--price-in"), (["--workers", "5"], "workers"), (["--preset", "huge"], "huge")])
 def test_command_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
