@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['default_rope', 'TextConfig', 'RMSNorm', 'rope_frequencies', 'rope_table', 'rotate', 'yarn_ramp', 'attention_mask',
-           'sink_attention', 'Attention', 'clamped_swiglu', 'Router', 'Experts', 'MoE', 'DecoderLayer', 'Decoder',
-           'GptOss', 'count_parameters', 'pack', 'next_token_loss', 'warmup_cosine', 'LMStep', 'print_progress',
-           'balance_experts', 'parameter_groups', 'train_lm', 'pad_right', 'TextEncoder', 'load_weights',
-           'TextTokenizer']
+           'sink_attention', 'lay_out', 'take_real', 'Attention', 'clamped_swiglu', 'Router', 'Experts', 'MoE',
+           'DecoderLayer', 'Decoder', 'GptOss', 'count_parameters', 'pack', 'next_token_loss', 'warmup_cosine',
+           'LMStep', 'print_progress', 'balance_experts', 'parameter_groups', 'train_lm', 'pad_right', 'TextEncoder',
+           'load_weights', 'TextTokenizer']
 
 # %% ../nbs/04_text.ipynb #5ca46a8b
 import json, math, time
@@ -138,8 +138,19 @@ def sink_attention(q, k, v, sinks, see):
     return weights.to(v.dtype) @ v, weights
 
 # %% ../nbs/04_text.ipynb #35cb1a32
+def lay_out(x, real):
+    "Tokens [T, D] at their places [B, S, D], zeros at padding. real bool [B, S]"
+    if len(x) == real.numel(): return x.unflatten(0, real.shape)                       # no padding: a view will do
+    out = x.new_zeros(*real.shape, x.shape[-1])
+    out[real] = x
+    return out
+
+def take_real(x, real, count):
+    "The inverse: the `count` real tokens [T, D] of x [B, S, D]."
+    return x.flatten(0, 1) if count == real.numel() else x[real]
+
 class Attention(nn.Module):
-    "Grouped-query attention with sinks. x [B, S, D] -> [B, S, D]"
+    "Grouped-query attention with sinks. x [T, D], the real tokens of all rows -> [T, D]"
     def __init__(self, c):
         super().__init__()
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
@@ -150,11 +161,11 @@ class Attention(nn.Module):
 
     def heads(self, x): return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)    # [B, S, H*d] -> [B, H, S, d]
 
-    def forward(self, x, rope, see):
-        q, k, v = (self.heads(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
+    def forward(self, x, rope, see, real):
+        q, k, v = (self.heads(lay_out(p(x), real)) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k = (rotate(y, *rope).to(x.dtype) for y in (q, k))
         out, _ = sink_attention(q, k, v, self.sinks, see)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        return self.o_proj(take_real(out.transpose(1, 2).flatten(2), real, len(x)))
 
 # %% ../nbs/04_text.ipynb #e25310c9
 def clamped_swiglu(gate_up, alpha=1.702, limit=7.0):
@@ -164,7 +175,7 @@ def clamped_swiglu(gate_up, alpha=1.702, limit=7.0):
 
 # %% ../nbs/04_text.ipynb #5b5e5962
 class Router(nn.Linear):
-    "Scores the experts. x [N, D] -> (weights [N, k] that sum to one, chosen experts [N, k])"
+    "Scores the experts. x [T, D] -> (weights [T, k] that sum to one, chosen experts [T, k])"
     def __init__(self, c):
         super().__init__(c.hidden_size, c.num_local_experts)
         self.top_k = c.num_experts_per_tok
@@ -174,7 +185,7 @@ class Router(nn.Linear):
         return score.softmax(-1), chosen
 
 class Experts(nn.Module):
-    "The weights of all experts, stacked. x [N, D], weights and chosen [N, k] -> [N, D]"
+    "The weights of all experts, stacked. x [T, D], weights and chosen [T, k] -> [T, D]"
     def __init__(self, c):
         super().__init__()
         E, D, inner = c.num_local_experts, c.hidden_size, c.intermediate_size
@@ -195,26 +206,24 @@ class Experts(nn.Module):
         return out
 
 class MoE(nn.Module):
-    "Mixture of experts: every token goes through its `k` best experts. x [B, S, D] -> [B, S, D]"
+    "Mixture of experts: every token goes through its `k` best experts. x [T, D] -> [T, D]"
     def __init__(self, c):
         super().__init__()
         self.router, self.experts = Router(c), Experts(c)
 
-    def forward(self, x):
-        flat = x.flatten(0, 1)                                                         # [B*S, D]
-        return self.experts(flat, *self.router(flat)).view_as(x)
+    def forward(self, x): return self.experts(x, *self.router(x))
 
 # %% ../nbs/04_text.ipynb #fd67de40
 class DecoderLayer(nn.Module):
-    "Pre-norm attention and MoE, each added to the residual stream. x [B, S, D] -> [B, S, D]"
+    "Pre-norm attention and MoE, each added to the residual stream. x [T, D] -> [T, D]"
     def __init__(self, c, kind):
         super().__init__()
         self.window = c.sliding_window if kind == 'sliding_attention' else None
         self.input_layernorm, self.self_attn = RMSNorm(c.hidden_size, c.rms_norm_eps), Attention(c)
         self.post_attention_layernorm, self.mlp = RMSNorm(c.hidden_size, c.rms_norm_eps), MoE(c)
 
-    def forward(self, x, rope, see):
-        x = x + self.self_attn(self.input_layernorm(x), rope, see)
+    def forward(self, x, rope, see, real):
+        x = x + self.self_attn(self.input_layernorm(x), rope, see, real)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 class Decoder(nn.Module):
@@ -239,14 +248,14 @@ class GptOss(nn.Module):
         nn.init.normal_(self.model.embed_tokens.weight)   # unit size: what a token *is* must not drown in what the layers add (our choice)
 
     def residual_stream(self, ids, mask=None, upto=None):
-        "Yield the hidden state [B, S, D] after each layer 0, 1, ... `upto`; layers beyond are never run."
+        "Yield the hidden state [B, S, D], zeros at padding, after each layer 0, 1, ... `upto`; layers beyond are never run."
         c, mask = self.config, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         rope = rope_table(ids.shape[1], c.head_dim, c.rope_parameters, ids.device)
         see = {w: attention_mask(mask, w) for w in {layer.window for layer in self.model.layers}}
-        x = self.model.embed_tokens(ids)                                               # [B, S, D]
+        x = self.model.embed_tokens(ids[mask])                                         # [T, D]
         for layer in self.model.layers[:None if upto is None else upto + 1]:
-            x = layer(x, rope, see[layer.window])
-            yield x
+            x = layer(x, rope, see[layer.window], mask)
+            yield lay_out(x, mask)
 
     def features(self, ids, mask=None, layers=(5, 11, 17, 23)):
         "Hidden states after the 0-based `layers`, before the final norm: list of [B, S, D]. Stops after the last one."

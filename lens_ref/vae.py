@@ -58,7 +58,9 @@ class ToyVAE(ModelMixin, ConfigMixin):
         self.bn = nn.BatchNorm2d(4 * latent_channels, eps=batch_norm_eps, affine=False)
 
     def encode(self, x): return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(self.encoder(x)))
-    def decode(self, z): return DecoderOutput(sample=self.decoder(z))
+    def decode(self, z):
+        x = self.decoder(z.contiguous(memory_format=torch.channels_last))       # channels last in memory: convolutions on a CPU are a quarter faster
+        return DecoderOutput(sample=x.contiguous())
 
 # %% ../nbs/03_vae.ipynb #dbda4d49
 def patchify(z):

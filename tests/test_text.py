@@ -146,6 +146,18 @@ def test_padding_changes_nothing(encoder):
     for t in text: assert (t[~mask] == 0).all() and t.isfinite().all() and not t.requires_grad
 
 
+def test_padding_costs_no_expert(encoder):
+    "Routers see the real tokens and no others, at either end of a row; padding is given back as zeros."
+    model, ids = encoder.model, torch.randint(5, 500, (3, 12))
+    mask = torch.tensor([[1] * 12, [1] * 5 + [0] * 7, [0] * 9 + [1] * 3], dtype=torch.bool)
+    seen = []
+    hooks = [layer.mlp.router.register_forward_hook(lambda m, i, o: seen.append(len(i[0]))) for layer in model.model.layers]
+    states = model.features(ids, mask, (0, 5))
+    for h in hooks: h.remove()
+    assert seen == [20] * 6
+    assert all(not x[~mask].any() and x[mask].abs().sum(-1).all() for x in states)
+
+
 def test_only_empty_prompts(encoder):
     text, mask = encoder.encode(['', ''])
     assert mask.shape == (2, 1) and not mask.any() and all((t == 0).all() for t in text)
