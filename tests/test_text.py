@@ -148,7 +148,7 @@ def test_padding_changes_nothing(encoder):
 
 def test_padding_costs_no_expert(encoder):
     "Routers see the real tokens and no others, at either end of a row; padding is given back as zeros."
-    model, ids = encoder.model, torch.randint(5, 500, (3, 12))
+    model, ids = encoder.model, torch.randint(encoder.tokenizer.vocab_size, (3, 12))
     mask = torch.tensor([[1] * 12, [1] * 5 + [0] * 7, [0] * 9 + [1] * 3], dtype=torch.bool)
     seen = []
     hooks = [layer.mlp.router.register_forward_hook(lambda m, i, o: seen.append(len(i[0]))) for layer in model.model.layers]
