@@ -7,7 +7,7 @@ __all__ = ['rewriter', 'WholeConfig', 'build_whole', 'columns', 'score_column', 
            'draw_whole', 'whole']
 
 # %% ../nbs/11d_lineage.ipynb #11d00002
-import json, random, time
+import json, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -22,7 +22,7 @@ from .rules import HAND, RulesReasoner
 from .runs import keep_plan
 from .turbo import TurboConfig
 from .turborun import distill
-from .wording import brief_caption
+from .wishes import say
 
 # %% ../nbs/11d_lineage.ipynb #11d00005
 def rewriter():
@@ -36,7 +36,7 @@ def rewriter():
 @dataclass
 class WholeConfig(Config):
     "How long each stage of the whole lineage lasts. At most 75 minutes on two quiet cores, by plan."
-    steps: int = 6000            # of the transformer; 25 minutes with all that comes before it
+    steps: int = 6000            # of the transformer; 25 to 40 minutes with all that comes before it
     rl_minutes: float = 10.0
     turbo_minutes: float = 14.0
     per_skill: int = 25          # pictures a skill for each model, at the end
@@ -75,7 +75,7 @@ def build_whole(out, config: WholeConfig | None = None, log=print) -> dict | Non
 # %% ../nbs/11d_lineage.ipynb #11d00009
 def columns(made: dict, rewrite=None) -> dict:
     "What is compared: {name: (pipeline, what turns a `Prompt` into text)}. Raises `CheckpointError` if a stage is not there."
-    dense, brief = (lambda p: p.text), (lambda p: brief_caption(p.scene, random.Random(p.text)))
+    dense, brief = (lambda p: p.text), (lambda p: say(p.scene, p.skill))
     pipes = {k: LensPipeline.from_pretrained(f) for k, f in made.items()}
     names = dict(base="base", rl="RL", turbo="Turbo")
     out = {names.get(k, k): (p, dense) for k, p in pipes.items()}
@@ -121,7 +121,8 @@ def draw_whole(made: dict, rows: list[dict], rewrite=None, prompts: int = 6, see
     for r in rows:
         pipe, text = compared[r["name"]]
         images += pipe([text(p) for p in wanted], generator=[torch.Generator().manual_seed(i) for i in range(len(wanted))]).images
-        captions += [f"{r['name']}: {r['score']:.0%}, {r['seconds']:.2f} s", *[brief_caption(p.scene, random.Random(p.text)) for p in wanted[1:]]]
+        asked = [say(p.scene, p.skill) for p in wanted]
+        captions += [f"{r['name']}: {r['score']:.0%}, {r['seconds']:.2f} s; {asked[0]}", *asked[1:]]
     return show_images(images, captions, cols=len(wanted), scale=1.5)
 
 def whole(out, config: WholeConfig | None = None, log=print) -> list[dict] | None:
