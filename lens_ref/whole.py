@@ -118,10 +118,10 @@ def whole_table(rows: list[dict]) -> str:
 def draw_whole(made: dict, rows: list[dict], rewrite=None, prompts: int = 6, seed: int = 20_000):
     "Figure: a row for each model, a column for each prompt, the same noise in every column; scores and seconds beneath the first picture of a row."
     wanted, compared, images, captions = make_prompts(1, seed)[:prompts], columns(made, rewrite), [], []
+    asked = [say(p.scene, p.skill) for p in wanted]
     for r in rows:
         pipe, text = compared[r["name"]]
         images += pipe([text(p) for p in wanted], generator=[torch.Generator().manual_seed(i) for i in range(len(wanted))]).images
-        asked = [say(p.scene, p.skill) for p in wanted]
         captions += [f"{r['name']}: {r['score']:.0%}, {r['seconds']:.2f} s; {asked[0]}", *asked[1:]]
     return show_images(images, captions, cols=len(wanted), scale=1.5)
 
