@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DENSE_PROMPT', 'BRIEF_PROMPT', 'PROMPTS', 'STATUSES', 'FACTS', 'PAPER_MEAN', 'Caption', 'length', 'one_paragraph',
            'flaws', 'CaptionRules', 'EndpointCaptioner', 'MetadataCaptioner', 'dataset_captions', 'WorldCaptioner',
-           'facts', 'Mention', 'mentions', 'stated', 'coverage', 'false_claims', 'coverage_table', 'caption_report',
-           'length_histogram', 'write_captions', 'write_metadata', 'caption_files']
+           'caption_facts', 'Mention', 'mentions', 'stated', 'coverage', 'false_claims', 'coverage_table',
+           'caption_report', 'length_histogram', 'write_captions', 'write_metadata', 'caption_files']
 
 # %% ../nbs/01b_captions.ipynb #706a46fc
 import random, re, threading, zlib
@@ -202,7 +202,7 @@ def _relations(scene):
             if r: yield ("relation", a.kind, r, b.kind)
             if r == "overlapping": yield ("relation", b.kind, "in front of", a.kind)          # the later one is drawn over the other
 
-def facts(scene) -> list[tuple]:
+def caption_facts(scene) -> list[tuple]:
     "Everything a caption could state: tuples such as ('colour', 'cat', 'red'), ('place', 'cat', ('top', 'left')), ('relation', 'cat', 'above', 'bell')."
     out = [("setting", scene.setting)]
     for kind, group in scene.groups.items():
@@ -286,7 +286,7 @@ def _sign_facts(sentence: str) -> set:
     return out
 
 def stated(caption: str) -> set:
-    "The facts an English caption states, in the form of `facts`."
+    "The facts an English caption states, in the form of `caption_facts`."
     out = {("setting", s) for s, words in _SETTING_WORDS.items() if re.search(words, caption.lower())}
     for sentence in re.split(r"(?<=[.!?])\s+", caption):
         ms = mentions(sentence)
@@ -298,11 +298,11 @@ def stated(caption: str) -> set:
 def coverage(scene, caption: str) -> dict:
     "Which facts of a scene a caption states: {fact: True or False}."
     said = stated(caption)
-    return {f: f in said for f in facts(scene)}
+    return {f: f in said for f in caption_facts(scene)}
 
 def false_claims(scene, caption: str) -> set:
     "Objects, colours, counts and words that a caption states and the scene does not have. Nouns of the scenery (the stars of a night sky) are no claims."
-    true = set(facts(scene))
+    true = set(caption_facts(scene))
     scenery = {f for f in stated(caption) if f[1] == "star" and ("object", "star") not in true} | {("count", "sign", 1)}
     return {f for f in stated(caption) - true - scenery if f[0] in ("object", "colour", "count", "word")}
 

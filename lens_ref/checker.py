@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'CHECKS', 'NEEDED', 'bank', 'gain_map', 'Reading', 'read_setting', 'read_sign', 'most_wrong', 'Checker',
-           'Fact', 'facts', 'holds', 'passes', 'error_rates']
+           'Fact', 'scene_facts', 'holds', 'passes', 'error_rates']
 
 # %% ../nbs/00c_checker.ipynb #5fc43432
 import functools
@@ -204,7 +204,7 @@ class Fact:
     def __str__(self): return f"{self.what}: {' '.join(map(str, self.args))}"
 
 
-def facts(scene):
+def scene_facts(scene):
     "All facts of a scene: list of Fact. Relations and places only where each side is a single object."
     out = [Fact("setting", (scene.setting,))]
     single = [g[0] for g in scene.groups.values() if len(g) == 1]
@@ -250,14 +250,14 @@ NEEDED = {"single": ("object",), "two": ("object",), "counting": ("count",), "co
 def passes(scene, reading, skill):
     "GenEval's rule: an image passes when every fact its skill is about holds. Raises DataError for an unknown skill."
     if skill not in NEEDED: raise DataError(f"skill: {skill!r} is unknown; choose one of {', '.join(NEEDED)}")
-    return all(holds(f, reading) for f in facts(scene) if f.what in NEEDED[skill])
+    return all(holds(f, reading) for f in scene_facts(scene) if f.what in NEEDED[skill])
 
 # %% ../nbs/00c_checker.ipynb #10e284ab
 def error_rates(scenes, readings):
     "Share of facts that do not hold, by kind of fact, with the overall rate under 'all': {what: (errors, facts)}."
     tally = {"all": [0, 0]}
     for s, r in zip(scenes, readings):
-        for f in facts(s):
+        for f in scene_facts(s):
             for key in (f.what, "all"):
                 e = tally.setdefault(key, [0, 0])
                 e[0] += not holds(f, r); e[1] += 1

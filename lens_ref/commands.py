@@ -12,7 +12,7 @@ import datetime
 import json
 from pathlib import Path
 
-from .cli import command, need_device, need_positive, picture_size, read_config, reasoner_start, say
+from .cli import command, need_device, need_positive, picture_size, read_run_config, reasoner_start, print_line
 from .core import ConfigError, DataError, atomic_write
 
 # %% ../nbs/14b_commands.ipynb #5d0c1a0d
@@ -67,11 +67,11 @@ def cmd_prepare(a):
     need_positive(a, "per_shard")
     paid = paid_options(a, bool(a.url), "--url")
     scorers, kinds = hub_scorers(a), [k.strip() for k in a.kinds.split(",")]
-    filters = NineFilters(Thresholds.from_dict(read_config(a.thresholds) if a.thresholds else {}), scorers) if a.filters else None
+    filters = NineFilters(Thresholds.from_dict(read_run_config(a.thresholds) if a.thresholds else {}), scorers) if a.filters else None
     captioner = AskedCaptions(EndpointConfig(model=a.vlm, urls=tuple(a.url.split(",")), **paid), Path(a.out) / "answers.sqlite", kinds) if a.url else None
-    if not filters: say("--filters 0: no filter is run")
-    elif filters.not_run: say(f"filters not run, since they need a model: {', '.join(filters.not_run)}; give one with --{', --'.join(filters.not_run)}")
-    counts = prepare(a.folder, a.out, filters, captioner, a.per_shard, on_ray(a.ray) if a.ray else in_turn, say)
+    if not filters: print_line("--filters 0: no filter is run")
+    elif filters.not_run: print_line(f"filters not run, since they need a model: {', '.join(filters.not_run)}; give one with --{', --'.join(filters.not_run)}")
+    counts = prepare(a.folder, a.out, filters, captioner, a.per_shard, on_ray(a.ray) if a.ray else in_turn, print_line)
     print(f"{counts['kept']:,} of {counts['images']:,} pictures kept; dropped: {counts['dropped'] or 'none'}; each one is in {a.out}/report.jsonl")
 
 # %% ../nbs/14b_commands.ipynb #5d0c1a0e
@@ -94,15 +94,15 @@ def cmd_cache(a):
         fit = Buckets([Bucket(height, width, round((height * width) ** .5))])
     if layout_of(a.shards)[0] != "shards": raise DataError(f"{a.shards}: holds no .tar shards; make them with lens-ref prepare")
     pipe = LensPipeline.from_pretrained(a.model or data_path("toy"), device=a.device)
-    made = cache_shards(a.shards, a.out, pipe.vae, pipe.text_encoder, fit, a.kind, log=say)
+    made = cache_shards(a.shards, a.out, pipe.vae, pipe.text_encoder, fit, a.kind, log=print_line)
     print(f"{a.out}: {len(made)} shards; next: lens-ref pretrain --cache {a.out} --out runs/mine")
 
 # %% ../nbs/14b_commands.ipynb #5d0c1a10
 @command("pretrain", raw=True)
 def cmd_pretrain(argv):
     "Train a transformer on cached pictures, in one process or under torchrun."
-    from lens_ref.scale import main as pretrain
-    return pretrain(argv, "lens-ref pretrain")
+    from lens_ref.scale import pretrain_main as pretrain
+    return pretrain_main(argv, "lens-ref pretrain")
 
 # %% ../nbs/14b_commands.ipynb #5d0c1a12
 @command("ablate", """
@@ -124,15 +124,15 @@ def cmd_ablate(a):
     if a.what == "captions":
         from lens_ref.ablate import AblationConfig, ablate_captions, draw_curves
         config = AblationConfig.from_dict(given)
-        figure = draw_curves(ablate_captions(out, config, a.model, say), config.batch_size)
+        figure = draw_curves(ablate_captions(out, config, a.model, print_line), config.batch_size)
     elif a.what == "turbo":
         from lens_ref.turboablate import TurboAblationConfig, ablate_turbo, draw_turbo, turbo_table
-        print(turbo_table(rows := ablate_turbo(out, TurboAblationConfig.from_dict(given), a.model, say)))
+        print(turbo_table(rows := ablate_turbo(out, TurboAblationConfig.from_dict(given), a.model, print_line)))
         figure = draw_turbo(rows)
     else:
         from lens_ref.rlablate import RLAblationConfig, ablate_rl, draw_race, rl_table
         config = RLAblationConfig.from_dict(given)
-        print(rl_table(rows := ablate_rl(out, config, a.model, say)))
+        print(rl_table(rows := ablate_rl(out, config, a.model, print_line)))
         figure = draw_race(rows, config.round * config.images)
     with atomic_write(out / f"{a.what}.png") as tmp: figure.savefig(tmp, format="png", dpi=150)
     print(f"curves in {out / a.what}.png, scores in {out / a.what}.json")
@@ -180,7 +180,7 @@ def rl_writer(a, money: dict):
 
 def say_sometimes(what, done, of):
     "Twenty lines of progress."
-    if done == of or done % max(1, of // 20) == 0: say(f"{what} {done:,}/{of:,}")
+    if done == of or done % max(1, of // 20) == 0: print_line(f"{what} {done:,}/{of:,}")
 
 # %% ../nbs/14b_commands.ipynb #5d0c1a14
 def processes(parts, device):
@@ -212,19 +212,19 @@ def cmd_rl(a):
     model, out, toy, money = a.model or data_path("toy"), Path(a.out), a.prompts == "toy", paid_options(a, a.judge != "exact", "--judge")
     read_index(model)
     changes = {k: getattr(a, k) for k in ("algorithm", "steps", "seed") if getattr(a, k) is not None}
-    config = RLConfig.preset(a.preset, **(read_config(a.config) if a.config else {}) | changes)
+    config = RLConfig.preset(a.preset, **(read_run_config(a.config) if a.config else {}) | changes)
     if a.skills and not toy: raise ConfigError(f"--skills: are those of the toy's prompts; leave it out for the file {a.prompts}")
     prompts, held_out = choose_prompts(a.prompts, config.seed, held_out=a.held_out, skills=tuple(x.strip() for x in a.skills.split(",")) if a.skills else ())
     if a.judge == "exact" and not all(p.scene for p in prompts): raise ConfigError(f"--judge: exact needs prompts with scenes, which {a.prompts} has not; give the URLs of a vision-language model")
     workers = a.workers or processes(config.prompts, a.device)
-    pipe = rl(out, model, config, prompts, held_out, choose_judge(a.judge, a.vlm, out, money), exact_judge if toy and a.judge != "exact" else None, a.minutes, workers, say, a.device)
+    pipe = rl(out, model, config, prompts, held_out, choose_judge(a.judge, a.vlm, out, money), exact_judge if toy and a.judge != "exact" else None, a.minutes, workers, print_line, a.device)
     if pipe is None: return
     curves = json.loads((out / "curves.json").read_text())
     with atomic_write(out / "curves.png") as tmp: plot_rl(curves["rounds"], curves["scores"], curves["history"]).savefig(tmp, format="png", dpi=120)
     if toy:
         before, after = (toy_scores(p, a.per_skill, config.sizes) for p in (LensPipeline.from_pretrained(model, device=a.device), pipe))
         write_lineage(out / "pipeline", scores_before_rl=before, scores_after_rl=after)
-        for k in before: say("\n".join([f"{k}:", *(f"  {skill:10s} {100 * before[k][skill]:3.0f}% -> {100 * after[k][skill]:3.0f}%" for skill in before[k])]))
+        for k in before: print_line("\n".join([f"{k}:", *(f"  {skill:10s} {100 * before[k][skill]:3.0f}% -> {100 * after[k][skill]:3.0f}%" for skill in before[k])]))
     print(f"curves in {out / 'curves.png'}, model in {out / 'pipeline'}")
 
 # %% ../nbs/14b_commands.ipynb #5d0c1a22
@@ -263,10 +263,9 @@ def cmd_search(a):
     pipe, pipes = LensPipeline.from_pretrained(model), {name: LensPipeline.from_pretrained(name) for name in config.also}
     make = reasoner_maker(a.reasoner, pipe, a.llm, out / "answers.sqlite", language="en")
     plan, notes = dict(reasoner=a.reasoner, model=a.model or "data_samples/toy", proposer=a.proposer or ""), dict(command=command_line(), commit=git_commit(), date=datetime.date.today().isoformat())
-    result = search_prompt(pipe, make, proposer, start, out, config, plan, pipes, notes, say)
+    result = search_prompt(pipe, make, proposer, start, out, config, plan, pipes, notes, print_line)
     with atomic_write(out / "search.png") as tmp: draw_search([result]).savefig(tmp, format="png", dpi=120)
     print(search_table([result]), *([transfer_table([result])] if pipes else []), f"prompt in {out / 'found.txt'}, scores in {out / 'result.json'}, curves in {out / 'search.png'}", sep="\n")
-
 
 # %% ../nbs/14b_commands.ipynb #14d15711
 @command("distill", """
@@ -289,9 +288,9 @@ def cmd_distill(a):
     model, out = a.model or data_path("toy"), Path(a.out)
     read_index(model)
     changes = {k: getattr(a, k) for k in ("steps", "seed") if getattr(a, k) is not None}
-    config = TurboConfig.preset(a.preset, **(read_config(a.config) if a.config else {}) | changes)
+    config = TurboConfig.preset(a.preset, **(read_run_config(a.config) if a.config else {}) | changes)
     workers = a.workers or processes(config.batch_size, a.device)
-    pipe = distill(out, model, config, a.held_out, a.minutes, workers, say, a.device)
+    pipe = distill(out, model, config, a.held_out, a.minutes, workers, print_line, a.device)
     if pipe is None: return
     curves = json.loads((out / "curves.json").read_text())
     with atomic_write(out / "curves.png") as tmp: plot_turbo(curves["history"], curves["scores"]).savefig(tmp, format="png", dpi=120)
@@ -307,8 +306,8 @@ def compare_student(pipe, model, out, per_skill):
     pipes = LensPipeline.from_pretrained(model, device=pipe.device), pipe, LensPipeline.from_pretrained(out / "change", device=pipe.device)
     before, after, small = ({k: round(r["score"], 3) for k, r in evaluate(p, per_skill)[0].items()} for p in pipes)
     for folder in ("pipeline", "change"): write_lineage(out / folder, scores_before_turbo=before, scores_after_turbo=after, scores_of_change=small)
-    say("teacher -> student (as a change of the teacher):")
-    for k in before: say(f"  {k:10s} {100 * before[k]:3.0f}% -> {100 * after[k]:3.0f}% ({100 * small[k]:3.0f}%)")
+    print_line("teacher -> student (as a change of the teacher):")
+    for k in before: print_line(f"  {k:10s} {100 * before[k]:3.0f}% -> {100 * after[k]:3.0f}% ({100 * small[k]:3.0f}%)")
 
 # %% ../nbs/14b_commands.ipynb #14d15712
 @command("lineage", """
@@ -320,7 +319,7 @@ def cmd_lineage(a):
     "Build everything from nothing: train, RL, distil. Prints a table of what each stage brought and draws one figure."
     from lens_ref.whole import WholeConfig, whole, whole_table
     changes = {k: getattr(a, k) for k in ("steps", "rl_minutes", "turbo_minutes", "per_skill", "seed", "workers") if getattr(a, k) is not None}
-    rows = whole(a.out, WholeConfig.from_dict((read_config(a.config) if a.config else {}) | changes), say)
+    rows = whole(a.out, WholeConfig.from_dict((read_run_config(a.config) if a.config else {}) | changes), print_line)
     if rows: print(f"{whole_table(rows)}\nthe same prompts from every model: {Path(a.out) / 'lineage.png'}")
 
 # %% ../nbs/14b_commands.ipynb #5d0c1a15

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .checker import NEEDED, Checker, facts, holds, passes
+from .checker import NEEDED, Checker, scene_facts, holds, passes
 from .core import DataError
 from .wording import brief_caption, dense_caption
 from .world import SKILLS, Scene, sample_scene
@@ -62,12 +62,12 @@ def summarize(prompts, outcome):
 
 def failures(prompt, reading):
     "The facts that the skill of a `Prompt` is about and that do not hold in a reading: list of Fact, empty if the image passes."
-    return [f for f in facts(prompt.scene) if f.what in NEEDED[prompt.skill] and not holds(f, reading)]
+    return [f for f in scene_facts(prompt.scene) if f.what in NEEDED[prompt.skill] and not holds(f, reading)]
 
 
 def every_fact(prompts, readings):
     "Share of pictures in which *all* facts of the scene hold, not only those of the skill: dict(score, low, high, n)."
-    return share([all(holds(f, r) for f in facts(p.scene)) for p, r in zip(prompts, readings)])
+    return share([all(holds(f, r) for f in scene_facts(p.scene)) for p, r in zip(prompts, readings)])
 
 
 def generate(pipe, prompts, seed=0, batch=50, **kwargs):

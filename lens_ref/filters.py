@@ -6,7 +6,8 @@
 __all__ = ['SIDE', 'ORDER', 'MODELS', 'IMAGE_SUFFIXES', 'Picture', 'open_picture', 'area', 'show_boundary', 'hub_classifier',
            'aesthetic_v25', 'tabled', 'scaled_grey', 'clarity', 'entropy', 'luminance', 'thumbnail_embedding',
            'hub_embedder', 'has_faiss', 'near_pairs', 'duplicates', 'Thresholds', 'Filter', 'image_filters', 'Decision',
-           'judge', 'drop_duplicates', 'filter_images', 'summary', 'write_report', 'image_files', 'filter_folder']
+           'run_filters', 'drop_duplicates', 'filter_images', 'filter_summary', 'write_report', 'image_files',
+           'filter_folder']
 
 # %% ../nbs/01_filters.ipynb #b0073ee5
 import hashlib, io, json, math
@@ -267,7 +268,7 @@ def _read_all(files) -> list:
         else: out.append((Decision(str(f), True, width=p.width, height=p.height, sha256=p.sha256), p))
     return out
 
-def judge(files, tests: list[Filter], embed=None) -> list:
+def run_filters(files, tests: list[Filter], embed=None) -> list:
     """Tests 1 to 8 on a batch of files: `(Decision, embedding or None)` each, in their order. `embed` is applied to those that pass.
 
     Knows nothing of other batches, so batches may run anywhere (processes, a cluster)."""
@@ -302,12 +303,12 @@ def _batches(items, n):
 def filter_images(files, thresholds: Thresholds | None = None, scorers: dict | None = None, embed=thumbnail_embedding, batch: int = 32, engine: str = "auto"):
     """Yield a `Decision` per file: those that tests 1 to 8 drop at once, the others, after test 9, at the end.
 
-    `files`: any iterable of paths. `scorers`: functions for "nsfw", "aesthetic", "watermark"; tests without one are not run (`summary` says so). `embed`: pictures -> rows
+    `files`: any iterable of paths. `scorers`: functions for "nsfw", "aesthetic", "watermark"; tests without one are not run (`filter_summary` says so). `embed`: pictures -> rows
     `[N, D]` for the duplicates, None to leave them in. Memory: a batch of pictures and one embedding per survivor."""
     thresholds, passed = thresholds or Thresholds(), []
     tests = image_filters(thresholds, scorers)
     for part in _batches(files, batch):
-        for decision, vector in judge(part, tests, embed):
+        for decision, vector in run_filters(part, tests, embed):
             if decision.keep: passed.append((decision, vector))
             else: yield decision
     yield from drop_duplicates(passed, thresholds.duplicate, engine) if embed else [d for d, _ in passed]
@@ -315,7 +316,7 @@ def filter_images(files, thresholds: Thresholds | None = None, scorers: dict | N
 # %% ../nbs/01_filters.ipynb #425d1214
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
-def summary(decisions, thresholds: Thresholds | None = None, scorers=None, embed=True) -> list[dict]:
+def filter_summary(decisions, thresholds: Thresholds | None = None, scorers=None, embed=True) -> list[dict]:
     "A row per test in the paper's order: how many pictures it saw and dropped; `tested` is None for a test that was not run."
     t, decisions = thresholds or Thresholds(), list(decisions)
     dropped, left, rows = Counter(d.filter for d in decisions if not d.keep), len(decisions), []
@@ -345,7 +346,7 @@ def filter_folder(folder, out, thresholds: Thresholds | None = None, scorers: di
     Raises `DataError` if there are no images, `CheckpointError` if a report cannot be written."""
     files, others = image_files(folder)
     decisions = sorted(filter_images(files, thresholds, scorers, embed, batch), key=lambda d: d.file)
-    rows = summary(decisions, thresholds, scorers, embed)
+    rows = filter_summary(decisions, thresholds, scorers, embed)
     write_report(decisions, Path(out) / "report.jsonl")
     texts = {"kept.txt": "".join(f"{Path(d.file).relative_to(folder).as_posix()}\n" for d in decisions if d.keep),
              "summary.json": json.dumps(dict(filters=rows, not_images=dict(others)), indent=1)}

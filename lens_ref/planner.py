@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CARDS', 'SPREADS', 'UNUSED', 'RESERVE', 'Card', 'Plan', 'is_unused', 'shapes', 'numel', 'resident', 'saved_bytes',
-           'block_bytes', 'passing', 'memory', 'speed', 'traffic', 'remedies', 'check_plan', 'report']
+           'block_bytes', 'passing', 'memory', 'speed', 'traffic', 'remedies', 'check_plan', 'plan_report']
 
 # %% ../nbs/13_planner.ipynb #694879f4
 import functools, json, math
@@ -184,7 +184,7 @@ def check_plan(plan: Plan) -> Plan:
                       + (f"It fits with {'; or '.join(ways)}" if ways else "No two changes make it fit: take more or larger GPUs"))
 
 # %% ../nbs/13_planner.ipynb #ad1df5c7
-def report(plan: Plan) -> str:
+def plan_report(plan: Plan) -> str:
     "The plan in four lines, to print before the launch."
     m, s, t = memory(plan), speed(plan), traffic(plan)
     count = sum(math.prod(x) for _, x in shapes(plan.model))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CATEGORIES', 'DIMENSIONS', 'MOST', 'STRUCTURE', 'WRITER', 'RUBRIC_WRITER', 'PROMPT_SCHEMA', 'RUBRIC_SCHEMA',
            'SHORTEST', 'LONGEST', 'FEWEST', 'RLPrompt', 'check_prompts', 'read_prompts', 'write_prompts', 'Item',
-           'read_taxonomy', 'Plan', 'plan_prompts', 'quoted', 'text_faults', 'rubric_faults', 'near_duplicates',
+           'read_taxonomy', 'PromptPlan', 'plan_prompts', 'quoted', 'text_faults', 'rubric_faults', 'near_duplicates',
            'write_prompts_with', 'prompt_report', 'report_lines', 'scene_criteria', 'toy_rubric', 'toy_prompts']
 
 # %% ../nbs/08c_rlprompts.ipynb #656d36cb
@@ -16,7 +16,7 @@ from pathlib import Path
 from .core import DataError, atomic_write, data_path, nearest
 from .world import COLORS, KINDS, SETTINGS, SIZES, SKILLS, Scene, Sign, Thing, sample_scene
 from .wording import NUMBERS, PLACES, PLURALS, RELATIONS, SETTING_NAMES, dense_caption, noun_phrase
-from .checker import facts
+from .checker import scene_facts
 from .chat import Request
 from .captions import flaws
 
@@ -170,7 +170,7 @@ def read_taxonomy(path=None) -> list:
 
 # %% ../nbs/08c_rlprompts.ipynb #144430d2
 @dataclass(frozen=True)
-class Plan:
+class PromptPlan:
     "One prompt to be written."
     id: str
     category: str
@@ -196,7 +196,7 @@ def plan_prompts(n: int, seed: int = 0, items: list | None = None) -> list:
     rows = [pools[k % len(pools)] for k in range(n)]
     picked = [pool[k // len(pools) % len(pool)] for k, pool in enumerate(rows)]
     some = lambda: tuple(sorted(rng.sample(DIMENSIONS, rng.randint(1, 4)), key=DIMENSIONS.index))
-    return [Plan(f"rl-{seed}-{k:05d}", i.category, i.subcategory, i.name, some()) for k, i in enumerate(picked)]
+    return [PromptPlan(f"rl-{seed}-{k:05d}", i.category, i.subcategory, i.name, some()) for k, i in enumerate(picked)]
 
 # %% ../nbs/08c_rlprompts.ipynb #854c6516
 WRITER = """You write prompts for a text-to-image model. You get a subject and the aspects that the picture must be about. Write one prompt: a single English paragraph of 30 to 60 words.
@@ -229,7 +229,7 @@ def _about(item: str, text: str) -> bool:
     "Does a word of the item come up, in any form of it?"
     return any(w[:4] in text.casefold() for w in re.findall(r"\w{3,}", item.casefold()))
 
-def text_faults(row: Plan, text: str) -> list[str]:
+def text_faults(row: PromptPlan, text: str) -> list[str]:
     "What is wrong with a prompt as a text."
     n, found = len(text.split()), [f for f in flaws(text) if f not in ("too long", "too short")]
     if not SHORTEST <= n <= LONGEST: found.append(f"{n} words instead of 30 to 60")
@@ -274,7 +274,7 @@ def near_duplicates(texts: list, limit: float = .5) -> dict:
         for r in runs: having.setdefault(r, []).append(i)
     return twice
 
-def _ask_text(row: Plan) -> str:
+def _ask_text(row: PromptPlan) -> str:
     return f"Category: {row.category}, {row.subcategory}\nSubject: {row.item}\nAspects: {', '.join(row.dimensions)}"
 
 def write_prompts_with(endpoint, plan: list, retries: int = 2, limit: float = .5, progress=None) -> tuple[list, dict]:
@@ -339,7 +339,7 @@ def _named(group) -> str:
 
 def scene_criteria(scene: Scene) -> dict:
     "{criterion: facts that must all hold} of a scene, at most ten."
-    groups = [(f,) for f in facts(scene)]
+    groups = [(f,) for f in scene_facts(scene)]
     for what in _TOGETHER:
         same = tuple(f for g in groups for f in g if f.what == what)
         if len(groups) > MOST and same: groups = [g for g in groups if g[0].what != what] + [same]
@@ -354,7 +354,7 @@ def toy_rubric(scene: Scene) -> dict:
     return {name: " ".join(_sentence(f, scene) for f in group) for name, group in scene_criteria(scene).items()}
 
 def _toy_dimensions(scene) -> tuple:
-    relations = {f.args[1] for f in facts(scene) if f.what == "relation"}
+    relations = {f.args[1] for f in scene_facts(scene) if f.what == "relation"}
     close = relations & {"inside", "around", "overlapping"}
     there = {"attribute": any(t.kind != "ring" for t in scene.things), "spatial relationship": relations - close, "count": any(len(g) > 1 for g in scene.groups.values()),
              "interaction": close, "color": True}

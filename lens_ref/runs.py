@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['epoch_order', 'batch_indices', 'InMemoryData', 'to_device', 'batch_size_of', 'StreamData', 'is_whole', 'checkpoints',
            'latest_checkpoint', 'write_checkpoint', 'read_checkpoint', 'rng_state', 'set_rng_state', 'isolated_rng',
-           'own_state', 'check_same', 'keep_plan', 'check_weights', 'keep', 'restore', 'StopSignal', 'display_mode',
-           'due', 'duration', 'status_line', 'curve', 'plot_run', 'Meter', 'Progress', 'git_commit', 'command_line']
+           'own_state', 'check_same', 'keep_plan', 'check_weights', 'save_progress', 'restore_progress', 'StopSignal',
+           'display_mode', 'due', 'duration', 'status_line', 'curve', 'plot_run', 'Meter', 'Progress', 'git_commit',
+           'command_line']
 
 # %% ../nbs/06b_runs.ipynb #dcb28726
 import contextlib, json, math, os, random, signal, subprocess, sys, threading, time, zipfile
@@ -176,12 +177,12 @@ def check_weights(saved: dict, now: dict, path):
             raise CheckpointError(f"{path}: weight {k} is {list(saved[k].shape)} there and {list(now[k].shape)} in the model")
 
 # %% ../nbs/06b_runs.ipynb #7e6a68ca
-def keep(folder, step: int, parts: dict, settings: dict):
+def save_progress(folder, step: int, parts: dict, settings: dict):
     "Save the loop's `parts` (anything with state_dict), `settings` and the global random generators after `step` steps. Raises `CheckpointError`."
     write_checkpoint(folder, step, dict(step=step, settings=settings, rng=rng_state(), **{k: p.state_dict() for k, p in parts.items()}), keep_last=1)
 
-def restore(folder, parts: dict, settings: dict) -> int:
-    "Load what `keep` saved last into `parts` and return its step; 0 where there is nothing or no folder. Raises `ConfigError` if a setting differs."
+def restore_progress(folder, parts: dict, settings: dict) -> int:
+    "Load what `save_progress` saved last into `parts` and return its step; 0 where there is nothing or no folder. Raises `ConfigError` if a setting differs."
     path = folder and latest_checkpoint(folder)
     if not path: return 0
     saved = read_checkpoint(path)

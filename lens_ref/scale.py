@@ -8,8 +8,8 @@ __all__ = ['LOGS', 'ScaleConfig', 'repeated_blocks', 'wrap_block', 'device_mesh'
            'sharded_tensors', 'sharded_checkpoints', 'is_whole_folder', 'finish_folder', 'save_sharded',
            'latest_sharded', 'read_books', 'empty_moments', 'load_sharded', 'resume_sharded', 'scalars', 'tensorboard',
            'wandb_log', 'open_logs', 'cache_files', 'open_caches', 'cut_caches', 'model_settings', 'start_from',
-           'serve', 'train_settings', 'listed_card', 'this_plan', 'check_share', 'progress_line', 'run_loop',
-           'pretrain', 'parser', 'setting', 'run_arguments', 'main']
+           'serve', 'train_settings', 'listed_card', 'this_plan', 'check_share', 'run_line', 'run_loop', 'pretrain',
+           'pretrain_parser', 'setting', 'run_arguments', 'pretrain_main']
 
 # %% ../nbs/13_scale.ipynb #2997a5e5
 import argparse, atexit, contextlib, datetime, functools, json, os, shutil, sys, warnings
@@ -23,7 +23,7 @@ from .buckets import Bucket, MixedData, ReadAhead, open_cache, paper_buckets, ra
 from .data import load_cache
 from .dit import LensTransformer2DModel, count_flops, init_weights, preset
 from .parallel import Shard, agree, average, from_first, gather, rank, take_rows, wait, world_size
-from .planner import CARDS, SPREADS, Plan, check_plan, is_unused, report
+from .planner import CARDS, SPREADS, Plan, check_plan, is_unused, plan_report
 from .runs import StopSignal, check_weights, due, duration
 from .train import (FixedValidation, Learner, TrainConfig, book_state, check_run, export, kept_weights, load_books, pretrain_step, train, trainable)
 
@@ -399,7 +399,7 @@ def check_share(config: TrainConfig, accumulate: int, samples: int):
     config.need(config.batch_size <= samples, "batch_size", f"is more than the {samples} samples of the cache; lower it")
 
 # %% ../nbs/13_scale.ipynb #2ee55154
-def progress_line(state, steps: int) -> str:
+def run_line(state, steps: int) -> str:
     return (f"step {state.step}/{steps}  loss {state.loss:.4f}  grad {state.grad_norm:.2f}  {state.rate:.0f} samples/s  ETA {duration(state.eta)}"
             + "".join(f"  {k} {v:.4f}" for k, v in state.metrics.items()) + ("  SKIPPED: not finite" if state.skipped else ""))
 
@@ -409,7 +409,7 @@ def run_loop(learner, data, out, log, **kwargs):
     with StopSignal() as stop:
         for state in train(learner, kwargs.pop("step_fn", pretrain_step), data, folder=out / "run", log=log, stop=stop, **kwargs):
             if not (due(state.step, c.log_every, c.steps) or state.skipped): continue
-            log(progress_line(state, c.steps))
+            log(run_line(state, c.steps))
             for write in writers: write(state)
 
 def pretrain(cache, out, preset_name: str = "toy", scale: ScaleConfig | None = None, *, accumulate: int = 1, held_out: int = 0, logs=(), device: str | None = None,
@@ -426,7 +426,7 @@ def pretrain(cache, out, preset_name: str = "toy", scale: ScaleConfig | None = N
         kept, unseen = cut_caches(open_caches(cache), held_out)
         config, model = train_settings(preset_name, **changes), model_settings(preset_name, kept)
         check_share(config, accumulate, sum(len(c["latents"]) for c in kept.values()))
-        say(report(plan := this_plan(model, config, scale, kept, accumulate, own)))
+        say(plan_report(plan := this_plan(model, config, scale, kept, accumulate, own)))
         check_plan(plan)
         writers = open_logs(logs, out, dict(train=config.to_dict(), scale=scale.to_dict(), preset=preset_name, world=world_size()))
         torch.manual_seed(config.seed)
@@ -443,7 +443,7 @@ def pretrain(cache, out, preset_name: str = "toy", scale: ScaleConfig | None = N
     return learner
 
 # %% ../nbs/13_scale.ipynb #97d299ce
-def parser(prog: str = "python -m lens_ref.scale"):
+def pretrain_parser(prog: str = "python -m lens_ref.scale"):
     p = argparse.ArgumentParser(prog=prog, description="Train a transformer on a cache of latents and text features, of one picture size or many; start it under torchrun for several processes.",
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--cache", required=True, help="folder of shards that `lens-ref cache` wrote, or of .safetensors files of build_cache")
@@ -475,12 +475,12 @@ def run_arguments(a) -> Learner:
     return pretrain(a.cache, a.out, a.preset, scale, accumulate=a.accumulate, held_out=a.held_out, logs=[x for x in a.logs.split(",") if x], device=a.device,
                     init=a.init, allow=a.allow, log=functools.partial(print, flush=True), **changes)
 
-def main(argv=None, prog: str = "python -m lens_ref.scale") -> int:
+def pretrain_main(argv=None, prog: str = "python -m lens_ref.scale") -> int:
     "Entry point of `python -m lens_ref.scale` and, as another `prog`, of `lens-ref pretrain`: 0 on success and on a stop by a signal, 2 with one line on a fault of the input."
-    try: run_arguments(parser(prog).parse_args(argv))
+    try: run_arguments(pretrain_parser(prog).parse_args(argv))
     except LensError as e:
         if os.environ.get("RANK", "0") == "0": print(f"lens-ref: {e}", file=sys.stderr)
         return 2
     return 0
 
-if __name__ == "__main__" and "__file__" in globals(): leave(main())
+if __name__ == "__main__" and "__file__" in globals(): leave(pretrain_main())

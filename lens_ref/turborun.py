@@ -17,7 +17,7 @@ from .data import CachedData
 from .deltas import save_change
 from .distil import average_velocity
 from .flow import sample_steps, sigma_schedule
-from .lineage import PARTS, missing, write_lineage
+from .lineage import CACHE_PARTS, missing, write_lineage
 from .parallel import Shard, rank, together, wait, world_size
 from .pipeline import LensPipeline, draw_noise, velocity_field
 from .rewards import toy_prompts
@@ -31,9 +31,9 @@ def build_parts(out, pipe, config: TurboConfig, log=print):
     "This process's share of the PARTS files of `out/cache`: captions and latents of `config.samples` scenes."
     buckets = [Bucket(h, w, 16 * round((h * w) ** .5 / 16)) for h, w in config.sizes]
     for i in missing(Path(out) / "cache"):
-        scenes = mixed_scenes(config.samples // PARTS, f"{config.seed} turbo {i} of {PARTS}", buckets)
+        scenes = mixed_scenes(config.samples // CACHE_PARTS, f"{config.seed} turbo {i} of {CACHE_PARTS}", buckets)
         save_caches(bucket_caches(scenes, pipe.vae, pipe.text_encoder), Path(out) / f"cache/{i}.safetensors")
-        log(f"cache  part {i + 1} of {PARTS}")
+        log(f"cache  part {i + 1} of {CACHE_PARTS}")
     wait()
 
 def turbo_data(out, pipe, config: TurboConfig, log=print):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .core import DataError
-from .runs import keep, restore
+from .runs import save_progress, restore_progress
 
 # %% ../nbs/03_vae.ipynb #e1382bed
 class ResBlock(nn.Module):
@@ -130,12 +130,12 @@ def train_vae(batch, vae, steps, lr=2e-3, callback=None, folder=None, every=200)
     opt = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(.9, .99), weight_decay=1e-3, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: min((i + 1) / 50, .5 + .5 * torch.cos(torch.tensor(i / steps * torch.pi)).item()))
     parts, settings = dict(vae=vae, optimizer=opt, rate=rate), dict(steps=steps, lr=lr)
-    for step in range(restore(folder, parts, settings), steps):
+    for step in range(restore_progress(folder, parts, settings), steps):
         loss, psnr = vae_loss(vae, batch(step).contiguous(memory_format=torch.channels_last))
         opt.zero_grad(); loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         opt.step(); rate.step()
-        if folder and (step + 1) % every == 0: keep(folder, step + 1, parts, settings)
+        if folder and (step + 1) % every == 0: save_progress(folder, step + 1, parts, settings)
         if callback: callback(step, loss.item(), psnr.item())
     fit_statistics(vae.eval(), torch.cat([batch(steps + i) for i in range(16)]))
     return vae

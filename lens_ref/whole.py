@@ -22,7 +22,7 @@ from .rules import HAND, RulesReasoner
 from .runs import keep_plan
 from .turbo import TurboConfig
 from .turborun import distill
-from .wishes import say
+from .wishes import say_wish
 
 # %% ../nbs/11d_lineage.ipynb #11d00005
 def rewriter():
@@ -75,7 +75,7 @@ def build_whole(out, config: WholeConfig | None = None, log=print) -> dict | Non
 # %% ../nbs/11d_lineage.ipynb #11d00009
 def columns(made: dict, rewrite=None) -> dict:
     "What is compared: {name: (pipeline, what turns a `Prompt` into text)}. Raises `CheckpointError` if a stage is not there."
-    dense, brief = (lambda p: p.text), (lambda p: say(p.scene, p.skill))
+    dense, brief = (lambda p: p.text), (lambda p: say_wish(p.scene, p.skill))
     pipes = {k: LensPipeline.from_pretrained(f) for k, f in made.items()}
     names = dict(base="base", rl="RL", turbo="Turbo")
     out = {names.get(k, k): (p, dense) for k, p in pipes.items()}
@@ -118,7 +118,7 @@ def whole_table(rows: list[dict]) -> str:
 def draw_whole(made: dict, rows: list[dict], rewrite=None, prompts: int = 6, seed: int = 20_000):
     "Figure: a row for each model, a column for each prompt, the same noise in every column; scores and seconds beneath the first picture of a row."
     wanted, compared, images, captions = make_prompts(1, seed)[:prompts], columns(made, rewrite), [], []
-    asked = [say(p.scene, p.skill) for p in wanted]
+    asked = [say_wish(p.scene, p.skill) for p in wanted]
     for r in rows:
         pipe, text = compared[r["name"]]
         images += pipe([text(p) for p in wanted], generator=[torch.Generator().manual_seed(i) for i in range(len(wanted))]).images

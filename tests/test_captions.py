@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from lens_ref.captions import (BRIEF_PROMPT, DENSE_PROMPT, Caption, CaptionRules, EndpointCaptioner, MetadataCaptioner, WorldCaptioner, caption_files, caption_report, coverage,
-                               coverage_table, dataset_captions, facts, false_claims, flaws, length, stated, write_metadata)
+                               coverage_table, dataset_captions, caption_facts, false_claims, flaws, length, stated, write_metadata)
 from lens_ref.chat import EndpointConfig
 from lens_ref.core import ConfigError, DataError
 from lens_ref.endpoint import Endpoint
@@ -185,10 +185,10 @@ def test_facts_are_bound_to_their_object(caption, yes):
 
 
 def test_facts_of_a_scene():
-    found = facts(SCENE)
+    found = caption_facts(SCENE)
     assert len(found) == len(set(found)) and ("relation", "cat", "left of", "robot") in found and ("count", "bell", 2) in found and not any(f[0] == "relation" and "bell" in f for f in found)
     ring = Scene((Thing("ring", "red", "large", .5, .5), Thing("cat", "blue", "small", .5, .5)), "sea")
-    assert ("relation", "ring", "around", "cat") in facts(ring) and not any(f[0] == "place" or f[:2] == ("size", "ring") for f in facts(ring))
+    assert ("relation", "ring", "around", "cat") in caption_facts(ring) and not any(f[0] == "place" or f[:2] == ("size", "ring") for f in caption_facts(ring))
 
 
 def test_dense_captions_of_every_skill_are_covered_and_scenes_are_told_apart():

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from lens_ref.core import CheckpointError, ConfigError, DataError
-from lens_ref.filters import (ORDER, Decision, Thresholds, clarity, duplicates, entropy, filter_folder, filter_images, has_faiss, hub_classifier, hub_embedder, judge,
-                              luminance, near_pairs, open_picture, summary, tabled, thumbnail_embedding)
+from lens_ref.filters import (ORDER, Decision, Thresholds, clarity, duplicates, entropy, filter_folder, filter_images, has_faiss, hub_classifier, hub_embedder, run_filters,
+                              luminance, near_pairs, open_picture, filter_summary, tabled, thumbnail_embedding)
 
 
 def photo(seed, size=(420, 400), grain=20):
@@ -233,13 +233,13 @@ def test_faults_of_folders_are_named(tmp_path):
 
 def test_without_an_embedder_duplicates_stay_and_the_summary_says_so(folder):
     decisions = list(filter_images(sorted(folder.iterdir()), embed=None))
-    assert result(decisions)["copy.png"][0] and summary(decisions, embed=None)[8] == dict(filter="duplicate", keeps="at most 0.985", tested=None, dropped=None)
+    assert result(decisions)["copy.png"][0] and filter_summary(decisions, embed=None)[8] == dict(filter="duplicate", keeps="at most 0.985", tested=None, dropped=None)
 
 
 def test_a_batch_is_judged_alone(folder):
     from lens_ref.filters import image_filters
     files, tests = sorted(folder.iterdir()), image_filters()
-    together = judge(files, tests, thumbnail_embedding)
-    alone = [judge([f], tests, thumbnail_embedding)[0] for f in files]
+    together = run_filters(files, tests, thumbnail_embedding)
+    alone = [run_filters([f], tests, thumbnail_embedding)[0] for f in files]
     assert [d for d, _ in together] == [d for d, _ in alone] and all((v is not None) == d.keep for d, v in together)
     assert isinstance(together[0][0], Decision) and os.fspath(files[0]) == together[0][0].file

@@ -22,7 +22,7 @@ from lens_ref.core import CheckpointError, ConfigError, DataError, load_tensors,
 from lens_ref.cost import attention_backend, live_bytes, memory_table, step_memory, time_generation, to_float8
 from lens_ref.dit import LensTransformer2DModel, preset
 from lens_ref.pipeline import LensPipeline, check_size, size_for
-from lens_ref.shards import fingerprint
+from lens_ref.shards import weights_fingerprint
 from lens_ref.released import (HarmonyTokenizer, HFGptOss, ReleasedEncoder, defaults_of, fill, load_released, load_transformer, read_gpt_oss,
                                tiny_released, tiny_vae)
 
@@ -305,8 +305,8 @@ def test_released_weights_are_read_again_only_for_new_prompts(checkpoint, monkey
     for prompt, so_far in (("a fox", 1), ("a fox", 1), ("a cat", 2)):
         assert torch.allclose(draw(pipe, prompt), wanted[prompt], atol=1e-5) and len(reads) == so_far and pipe.text_encoder.model.full is None
     lone = ReleasedEncoder(read_gpt_oss(checkpoint / "text_encoder"), pipe.tokenizer, (1, 3))
-    assert fingerprint(lone) == fingerprint(ReleasedEncoder(read_gpt_oss(checkpoint / "text_encoder"), pipe.tokenizer, (1, 3))) != fingerprint(ReleasedEncoder(read_gpt_oss(checkpoint / "text_encoder"), pipe.tokenizer, (1, 2)))
-    assert fingerprint(pipe.text_encoder) == fingerprint(pipe.text_encoder) and pipe.text_encoder.model.full is not None     # read for it
+    assert weights_fingerprint(lone) == weights_fingerprint(ReleasedEncoder(read_gpt_oss(checkpoint / "text_encoder"), pipe.tokenizer, (1, 3))) != weights_fingerprint(ReleasedEncoder(read_gpt_oss(checkpoint / "text_encoder"), pipe.tokenizer, (1, 2)))
+    assert weights_fingerprint(pipe.text_encoder) == weights_fingerprint(pipe.text_encoder) and pipe.text_encoder.model.full is not None     # read for it
     lone.encode(["a fox"], 1024); lone.release()
     assert lone.encode(["a fox"], 1024)[1].any()
     with pytest.raises(DataError, match="text_encoder: its weights were released"): lone.encode(["a cat"], 1024)

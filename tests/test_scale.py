@@ -382,7 +382,7 @@ def test_sigterm_to_the_launcher_stops_with_a_checkpoint_and_the_run_goes_on(tmp
                                            (["--cache", "nowhere"], "nowhere: no .safetensors"), (["--parallel", "hsdp", "--shard", "2"], "shard")])
 def test_faults_are_one_line(tmp_path, capsys, change, named):
     cache = toy_cache(tmp_path / "cache.safetensors")
-    code = S.main(["--cache", str(cache), "--out", str(tmp_path / "run"), "--batch-size", "4", "--steps", "4", "--device", "cpu", *change])
+    code = S.pretrain_main(["--cache", str(cache), "--out", str(tmp_path / "run"), "--batch-size", "4", "--steps", "4", "--device", "cpu", *change])
     err = capsys.readouterr().err
     assert code == 2 and named in err and len(err.strip().splitlines()) == 1
     assert not list(tmp_path.glob("run/run/step_*"))
@@ -496,7 +496,7 @@ def test_paper_recipe_fits_and_counts():
     plan = P.check_plan(P.Plan())
     assert P.speed(plan)["pictures"] == 3072 and P.speed(plan)["PFLOP"] == pytest.approx(3072 * 3 * P.count_flops(plan.model, 1024, 256)["total"] / 1e15)
     assert P.speed(plan.replace(mfu=0.2))["seconds"] == pytest.approx(2 * P.speed(plan)["seconds"])
-    assert "128 x A100-80, fsdp (one copy in 128 parts)" in P.report(plan)
+    assert "128 x A100-80, fsdp (one copy in 128 parts)" in P.plan_report(plan)
 
 
 @pytest.mark.parametrize("field, value", [("gpus", 0), ("gpu", "V100"), ("parallel", "zero"), ("precision", "fp16"), ("mfu", 0.0), ("mfu", 1.5), ("images", 0)])

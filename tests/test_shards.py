@@ -21,7 +21,7 @@ from lens_ref.core import ConfigError, DataError, json_bytes
 from lens_ref.filters import Thresholds
 from lens_ref.prepare import AskedCaptions, NineFilters, on_ray, prepare
 from lens_ref.runs import StreamData
-from lens_ref.shards import (Damage, LostShard, Sample, ShardStream, cache_shards, cut, dataset_samples, fit_16, image_rows, make_sample, open_samples, pack, read_shard, scan, unpack,
+from lens_ref.shards import (Damage, LostShard, Sample, ShardStream, cache_shards, cut, dataset_samples, fit_16, image_rows, make_sample, open_samples, pack_sample, read_shard, scan, unpack_sample,
                              write_shards, write_tar)
 
 TESTS = pathlib.Path(__file__).parent
@@ -110,9 +110,9 @@ def test_another_run_in_the_same_folder_is_refused(shards, change):
 def test_a_sample_survives_the_archive_with_all_its_captions_and_features():
     s = sample(3)
     s.features = dict(latents=torch.randn(4, 64).half(), tokens=torch.randn(5, 3, 8).bfloat16(), grid=torch.tensor([2, 2]))
-    again = unpack(s.key, pack(s))
+    again = unpack_sample(s.key, pack_sample(s))
     assert again.captions == {"dense": "picture 3", "dense:fr": "l'image 3", "brief": "3"} and again.sha256 == s.sha256
-    assert all(torch.equal(again.features[k], v) for k, v in s.features.items()) and pack(again) == pack(s)
+    assert all(torch.equal(again.features[k], v) for k, v in s.features.items()) and pack_sample(again) == pack_sample(s)
     assert s.caption() == s.caption("dense") == "picture 3"
     with pytest.raises(DataError, match="00000003.*'alt'"): s.caption("alt")
 
@@ -449,12 +449,12 @@ def test_features_join_the_samples_and_survive_a_kill(shards, tmp_path):
 
 def test_features_of_two_models_do_not_mix(shards, tmp_path):
     from lens_ref.core import data_path
-    from lens_ref.shards import fingerprint
+    from lens_ref.shards import weights_fingerprint
     from lens_ref.text import TextEncoder
     from lens_ref.vae import ToyVAE
     load = lambda: (ToyVAE.from_pretrained(data_path("toy", "vae")), TextEncoder.load(data_path("toy", "text_encoder")))
     (vae, encoder), again = load(), load()
-    assert list(map(fingerprint, again)) == [fingerprint(vae), fingerprint(encoder)]     # what is loaded twice is the same, unused layers or not
+    assert list(map(weights_fingerprint, again)) == [weights_fingerprint(vae), weights_fingerprint(encoder)]     # what is loaded twice is the same, unused layers or not
     few = tmp_path / "few"
     write_shards(list(range(2)), make, few, log=quiet)
     cache_shards(few, tmp_path / "c", vae, encoder, log=quiet)
@@ -482,7 +482,7 @@ def test_long_keys_are_written_and_short_ones_as_ever(tmp_path):
     write_tar(tmp_path / "b.tar", make(range(3)))
     with tarfile.open(tmp_path / "plain.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for s in make(range(3)):
-            for kind, data in pack(s).items():
+            for kind, data in pack_sample(s).items():
                 info = tarfile.TarInfo(f"{s.key}.{kind}"); info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     assert (tmp_path / "b.tar").read_bytes() == (tmp_path / "plain.tar").read_bytes()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lens_ref.core import CheckpointError, ConfigError, DataError, load_tensors
-from lens_ref.text import GptOss, TextConfig, TextEncoder, count_parameters, pack, train_lm
+from lens_ref.text import GptOss, TextConfig, TextEncoder, count_parameters, pack_captions, train_lm
 from lens_ref.tokenizer import CONTROL, TextTokenizer
 
 GOLDEN = Path(__file__).parent / 'golden'
@@ -225,7 +225,7 @@ def test_training_resumes_exactly(texts, tokenizer, tmp_path):
 
 def test_training_rejects_bad_input(texts, tokenizer):
     with pytest.raises(ConfigError, match='steps or seconds'): train_lm(texts, tokenizer)
-    with pytest.raises(DataError, match='texts'): pack(texts[:1], tokenizer, 512)
+    with pytest.raises(DataError, match='texts'): pack_captions(texts[:1], tokenizer, 512)
     with pytest.raises(DataError, match='texts'): TextTokenizer.train([])
     with pytest.raises(ConfigError, match='vocab_size'): TextTokenizer.train(texts, vocab_size=100)
     stopped = []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lens_ref.checker import Checker, Fact, error_rates, facts, holds
+from lens_ref.checker import Checker, Fact, error_rates, scene_facts, holds
 from lens_ref.cli import main
 from lens_ref.core import CheckpointError, ConfigError, DataError
 from lens_ref.data import CachedData, folder_samples, read_metadata
@@ -96,9 +96,9 @@ def test_command_line_names_the_culprit(argv, named, capsys, tmp_path, monkeypat
 
 
 def test_help_states_the_sizes_of_the_lineage():
-    from lens_ref.cli import SIZES
+    from lens_ref.cli import PICTURE_SIZES
     from lens_ref.lineage import LineageConfig
-    assert SIZES.items() <= LineageConfig().to_dict().items()
+    assert PICTURE_SIZES.items() <= LineageConfig().to_dict().items()
 
 
 def test_a_run_folder_keeps_its_settings(tmp_path):
@@ -210,8 +210,8 @@ def test_checker_sees_planted_errors():
     wrong = [replace(s, things=tuple(replace(t, color="green" if t.color != "green" else "red") for t in s.things)) for s in scenes]
     readings = checker.read([render(s) for s in wrong])
     for s, r in zip(scenes, readings):
-        assert not any(holds(f, r) for f in facts(s) if f.what == "color")
-        assert all(holds(f, r) for f in facts(s) if f.what in ("object", "count"))
+        assert not any(holds(f, r) for f in scene_facts(s) if f.what == "color")
+        assert all(holds(f, r) for f in scene_facts(s) if f.what in ("object", "count"))
 
 
 def test_checker_reads_other_sizes_and_an_empty_scene():

@@ -70,7 +70,7 @@ def test_presets():
     assert (lens.steps, lens.batch_size, lens.lr, lens.mu, lens.betas, lens.grad_clip, lens.precision) == (400_000, 3072, 2e-4, 1.06, (0.9, 0.999), 1.0, "bf16")
     second = T.TrainConfig.preset("lens-stage2", seed=3)
     assert (second.lr, second.mu, second.schedule, second.seed) == (1e-4, None, "constant", 3) and second.batch_size == 24 * 128
-    for name in T.PRESETS:
+    for name in T.TRAIN_PRESETS:
         c = T.TrainConfig.preset(name)
         assert T.TrainConfig.from_dict(json.loads(json.dumps(c.to_dict()))) == c
     with pytest.raises(ConfigError, match="no preset 'huge'"): T.TrainConfig.preset("huge")

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from lens_ref.checker import Checker, Reading, facts, holds, passes
+from lens_ref.checker import Checker, Reading, scene_facts, holds, passes
 from lens_ref.core import CheckpointError, DataError, nearest
 from lens_ref.text import GptOss, TextConfig, TextEncoder
 from lens_ref.tokenizer import TextTokenizer
@@ -53,7 +53,7 @@ def test_wider_pictures_move_things_by_whole_tokens_and_keep_what_was_said_of_th
             for was, now in ((64 * a.x, size[1] * b.x), (64 * a.y, size[0] * b.y)):
                 assert abs((now - was + 8) % 16 - 8) < 1e-6
                 if size == (64, 64): assert now == was
-        lost += not all(holds(f, Reading(there, (), s.setting, s.sign, size)) for f in facts(s))
+        lost += not all(holds(f, Reading(there, (), s.setting, s.sign, size)) for f in scene_facts(s))
     assert lost <= (size != (64, 64))
     assert all((a - b) % 16 == 0 for place in ("top", "bottom") for a, b in zip(board_box(place, *size), board_box(place, 64, 64)))
 
