@@ -2,6 +2,7 @@
 
 Writes the released transformer (4.10B parameters, 8.2 GB in bf16, random weights, shards of about 1 GB) to FOLDER, then loads it in a fresh process and prints the growth of that process's
 peak memory. On the default device `meta`, which keeps nothing, that growth is the cost of the loader alone; every byte is read all the same."""
+
 import json
 import subprocess
 import sys
@@ -9,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from lens_ref.core import save_tensors
-from lens_ref.dit import LensTransformer2DModel, preset
+from lens_ref.core.files import save_tensors
+from lens_ref.dit.transformer import LensTransformer2DModel, preset
 
 LOAD = """
 import resource, sys, time
-import lens_ref.released as released
+import lens_ref.lens.released as released
 class Reading:
     "A file that touches every byte it hands out, as a copy to a GPU does; `meta` alone would leave the file unread."
     def __init__(self, *args, real=released.safe_open): self.file = real(*args)
@@ -28,28 +29,44 @@ class Reading:
 if sys.argv[2] == "meta": released.safe_open = Reading
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 before, start = peak(), time.perf_counter()
-model = released.load_transformer(sys.argv[1], sys.argv[2])
+model = dit_checkpoints.load_transformer(sys.argv[1], sys.argv[2])
 print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {sys.argv[2]} in {time.perf_counter() - start:.1f} s; host memory grew by {peak() - before:.2f} GB at its peak")
 """
 
 
 def write(folder):
-    with torch.device("meta"): model = LensTransformer2DModel(**preset("lens").to_dict())
+    with torch.device("meta"):
+        model = LensTransformer2DModel(**preset("lens").to_dict())
     folder.mkdir(parents=True, exist_ok=True)
     model.save_config(folder)
     noise, shards, size = torch.randn(1 << 26).bfloat16(), [[]], 0
     for key, x in model.state_dict().items():
-        if size > 1e9: shards.append([]); size = 0
-        shards[-1].append((key, x.shape)); size += 2 * x.numel()
+        if size > 1e9:
+            shards.append([])
+            size = 0
+        shards[-1].append((key, x.shape))
+        size += 2 * x.numel()
     index = {}
     for i, part in enumerate(shards):
         name = f"diffusion_pytorch_model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        save_tensors({k: noise[:shape.numel()].view(shape).clone() for k, shape in part}, folder / name)
+        save_tensors(
+            {k: noise[: shape.numel()].view(shape).clone() for k, shape in part}, folder / name
+        )
         index |= {k: name for k, _ in part}
-    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(dict(weight_map=index)))
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
+        json.dumps(dict(weight_map=index))
+    )
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    if not (folder / "diffusion_pytorch_model.safetensors.index.json").is_file(): write(folder)
-    print(subprocess.run([sys.executable, "-c", LOAD, str(folder), *(sys.argv[2:] or ["meta"])], capture_output=True, text=True, check=True).stdout.strip())
+    if not (folder / "diffusion_pytorch_model.safetensors.index.json").is_file():
+        write(folder)
+    print(
+        subprocess.run(
+            [sys.executable, "-c", LOAD, str(folder), *(sys.argv[2:] or ["meta"])],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    )

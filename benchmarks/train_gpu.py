@@ -5,6 +5,7 @@
 
 Prints one JSON object per measurement, with date and card. FLOPs are those of the model (forward once, backward twice); recomputation is not counted, as MFU wants it.
 """
+
 import argparse
 import datetime
 import json
@@ -14,49 +15,75 @@ import time
 import torch
 import torch._dynamo
 
-from lens_ref.dit import LensTransformer2DModel, count_flops, init_weights, preset
-from lens_ref.planner import CARDS
-from lens_ref.scale import ParallelLearner, ScaleConfig, launched, listed_card
-from lens_ref.train import TrainConfig, pretrain_step
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.pretrain.cost import count_flops
+from lens_ref.pretrain.planner import CARDS
+from lens_ref.pretrain.scale import ParallelLearner, ScaleConfig, launched, listed_card
+from lens_ref.pretrain.step import TrainConfig, pretrain_step
 
 # Height x width of the stage-2 buckets by side of their square (paper, Sec 2.3); the other half is transposed.
-BUCKETS = {512: ((352, 704), (384, 672), (416, 640), (448, 608), (512, 512)), 768: ((544, 1088), (576, 1024), (640, 960), (672, 896), (768, 768)),
-           1024: ((736, 1472), (768, 1376), (832, 1248), (864, 1152), (1024, 1024))}
+BUCKETS = {
+    512: ((352, 704), (384, 672), (416, 640), (448, 608), (512, 512)),
+    768: ((544, 1088), (576, 1024), (640, 960), (672, 896), (768, 768)),
+    1024: ((736, 1472), (768, 1376), (832, 1248), (864, 1152), (1024, 1024)),
+}
 
 
 def batch(config, images, grid, text, padded, device, seed=0):
     "Random latents and features; `padded`: captions of half to full length."
     g = torch.Generator(device).manual_seed(seed)
     random = lambda *shape: torch.randn(*shape, generator=g, device=device)
-    length = torch.randint(text // 2, text + 1, (images, 1), generator=g, device=device) if padded else torch.full((images, 1), text, device=device)
-    return dict(latents=random(images, grid[0] * grid[1], config.in_channels), text=[random(images, text, config.enc_hidden_dim) for _ in config.selected_layer_index],
-                text_mask=torch.arange(text, device=device)[None] < length, grid=grid)
+    length = (
+        torch.randint(text // 2, text + 1, (images, 1), generator=g, device=device)
+        if padded
+        else torch.full((images, 1), text, device=device)
+    )
+    return dict(
+        latents=random(images, grid[0] * grid[1], config.in_channels),
+        text=[random(images, text, config.enc_hidden_dim) for _ in config.selected_layer_index],
+        text_mask=torch.arange(text, device=device)[None] < length,
+        grid=grid,
+    )
 
 
 def timed(learner, data, device):
-    if device.type == "cuda": torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     start = time.perf_counter()
     learner.advance(pretrain_step, data)
-    if device.type == "cuda": torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
 def measure(learner, config, images, grid, a, device):
     "Median seconds of a step after those that warm up, and what follows from them."
     data = batch(config, images, grid, a.text, a.padded, device)
-    for _ in range(a.warm): timed(learner, data, device)
-    if device.type == "cuda": torch.cuda.reset_peak_memory_stats()
+    for _ in range(a.warm):
+        timed(learner, data, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     seconds = statistics.median(timed(learner, data, device) for _ in range(a.repeats))
     flops = 3 * images * count_flops(config, grid[0] * grid[1], a.text)["total"]
-    return dict(images=images, pixels=f"{16 * grid[0]}x{16 * grid[1]}", text_tokens=a.text, seconds=seconds, images_per_second=images / seconds, tflops=flops / seconds / 1e12, mfu=flops / seconds / 1e12 / a.peak if a.peak else None,
-                peak_gb=torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None)
+    return dict(
+        images=images,
+        pixels=f"{16 * grid[0]}x{16 * grid[1]}",
+        text_tokens=a.text,
+        seconds=seconds,
+        images_per_second=images / seconds,
+        tflops=flops / seconds / 1e12,
+        mfu=flops / seconds / 1e12 / a.peak if a.peak else None,
+        peak_gb=torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
+    )
 
 
 def largest(learner, config, grid, a, device):
     "Measure the largest of 24, 20, 16, ... pictures that fits."
     for images in [a.images] if a.images else (24, 20, 16, 12, 8, 6, 4, 2, 1):
-        try: return measure(learner, config, images, grid, a, device)
-        except torch.cuda.OutOfMemoryError: torch.cuda.empty_cache()
+        try:
+            return measure(learner, config, images, grid, a, device)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
     raise SystemExit("not even one picture fits")
 
 
@@ -68,44 +95,111 @@ def buckets(sides):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     p.add_argument("--preset", default="lens")
-    p.add_argument("--images", type=int, default=0, help="pictures per step at the first area; 0 = the largest up to 24 that fits")
+    p.add_argument(
+        "--images",
+        type=int,
+        default=0,
+        help="pictures per step at the first area; 0 = the largest up to 24 that fits",
+    )
     p.add_argument("--size", type=int, default=512, help="pixels a side")
-    p.add_argument("--areas", default="512,768,1024", help="sides of the squares whose areas the mixed buckets have; the batch shrinks as tokens grow; '' leaves them out")
+    p.add_argument(
+        "--areas",
+        default="512,768,1024",
+        help="sides of the squares whose areas the mixed buckets have; the batch shrinks as tokens grow; '' leaves them out",
+    )
     p.add_argument("--text", type=int, default=256, help="text tokens")
-    p.add_argument("--padded", type=int, default=1, help="1: captions of different lengths, so attention needs a mask, as in training")
+    p.add_argument(
+        "--padded",
+        type=int,
+        default=1,
+        help="1: captions of different lengths, so attention needs a mask, as in training",
+    )
     p.add_argument("--device", default="cuda")
     p.add_argument("--repeats", type=int, default=10)
     p.add_argument("--warm", type=int, default=2, help="steps before, which are not timed")
     p.add_argument("--precision", default="bf16")
     p.add_argument("--checkpointing", type=int, default=1)
     p.add_argument("--compile", type=int, default=1)
-    p.add_argument("--static", type=int, default=0, help="1: compile each shape anew, where a compiler stumbles over shapes that vary")
-    p.add_argument("--ema", type=float, default=0.9999, help="0 spares 4 bytes per weight, which an 80 GB card needs")
+    p.add_argument(
+        "--static",
+        type=int,
+        default=0,
+        help="1: compile each shape anew, where a compiler stumbles over shapes that vary",
+    )
+    p.add_argument(
+        "--ema",
+        type=float,
+        default=0.9999,
+        help="0 spares 4 bytes per weight, which an 80 GB card needs",
+    )
     a = p.parse_args()
     torch._dynamo.config.automatic_dynamic_shapes = not a.static
-    torch._dynamo.config.recompile_limit = 64        # more shapes than torch expects: else it stops compiling
+    torch._dynamo.config.recompile_limit = (
+        64  # more shapes than torch expects: else it stops compiling
+    )
     with launched("cpu" if a.device == "cpu" else None) as device:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        card = CARDS.get(listed_card(name, torch.cuda.get_device_properties(device).total_memory / 1e9)) if device.type == "cuda" else None
+        card = (
+            CARDS.get(
+                listed_card(name, torch.cuda.get_device_properties(device).total_memory / 1e9)
+            )
+            if device.type == "cuda"
+            else None
+        )
         a.peak = card.tflops if card else None
         config = preset(a.preset)
-        with device: model = init_weights(LensTransformer2DModel(**config.to_dict()))
+        with device:
+            model = init_weights(LensTransformer2DModel(**config.to_dict()))
         settings = TrainConfig(precision=a.precision, ema=a.ema, steps=10**6)
         # fsdp even alone: bf16 copies then exist for a block at a time, not for the whole model
-        learner = ParallelLearner(model, settings, ScaleConfig("fsdp", checkpointing=bool(a.checkpointing), compile=bool(a.compile)))
-        say = lambda what, row: print(json.dumps(dict(what=what, date=datetime.date.today().isoformat(), card=name, torch=torch.__version__, preset=a.preset, precision=a.precision, checkpointing=a.checkpointing, compile=a.compile)
-                                                 | {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+        learner = ParallelLearner(
+            model,
+            settings,
+            ScaleConfig("fsdp", checkpointing=bool(a.checkpointing), compile=bool(a.compile)),
+        )
+        say = lambda what, row: print(
+            json.dumps(
+                dict(
+                    what=what,
+                    date=datetime.date.today().isoformat(),
+                    card=name,
+                    torch=torch.__version__,
+                    preset=a.preset,
+                    precision=a.precision,
+                    checkpointing=a.checkpointing,
+                    compile=a.compile,
+                )
+                | {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+            ),
+            flush=True,
+        )
         first = largest(learner, config, (a.size // 16, a.size // 16), a, device)
         say("stage 1", first)
-        if not a.areas: return
+        if not a.areas:
+            return
         areas = [int(x) for x in a.areas.split(",")]
         tokens = first["images"] * (areas[0] // 16) ** 2
-        rows = [measure(learner, config, max(1, round(tokens / (grid[0] * grid[1]))), grid, a, device) for grid in buckets(areas)]
+        rows = [
+            measure(learner, config, max(1, round(tokens / (grid[0] * grid[1]))), grid, a, device)
+            for grid in buckets(areas)
+        ]
         seconds = [r["seconds"] for r in rows]
-        say("mixed buckets", dict(buckets=len(rows), images=sorted({r["images"] for r in rows}, reverse=True), median_seconds=statistics.median(seconds), spread=(max(seconds) - min(seconds)) / statistics.median(seconds),
-                                  images_per_second=sum(r["images"] for r in rows) / sum(seconds), peak_gb=max((r["peak_gb"] or 0) for r in rows) or None))
+        say(
+            "mixed buckets",
+            dict(
+                buckets=len(rows),
+                images=sorted({r["images"] for r in rows}, reverse=True),
+                median_seconds=statistics.median(seconds),
+                spread=(max(seconds) - min(seconds)) / statistics.median(seconds),
+                images_per_second=sum(r["images"] for r in rows) / sum(seconds),
+                peak_gb=max((r["peak_gb"] or 0) for r in rows) or None,
+            ),
+        )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

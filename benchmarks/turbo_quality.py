@@ -1,10 +1,22 @@
 """A distilled model beside its teacher: toy GenEval, diversity, Fréchet distance, passes and seconds: python benchmarks/turbo_quality.py --out turbo_shipped.json"""
-import argparse, json, tempfile
+
+import argparse
+import json
+import tempfile
 from pathlib import Path
 import torch
-from lens_ref.core import atomic_write, data_path
-from lens_ref.pipeline import LensPipeline
-from lens_ref.turboablate import TEACHERS, TurboAblationConfig, feature_net, frechet, measure_student, paired_seconds, real_features, turbo_table
+from lens_ref.core.files import atomic_write, data_path
+from lens_ref.pretrain.pipeline import LensPipeline
+from lens_ref.turbo.findings import (
+    TEACHERS,
+    TurboAblationConfig,
+    feature_net,
+    frechet,
+    measure_student,
+    paired_seconds,
+    real_features,
+    turbo_table,
+)
 
 
 def main():
@@ -15,18 +27,38 @@ def main():
     ask.add_argument("--out", required=True, help="JSON file of the rows")
     a = ask.parse_args()
     torch.set_num_threads(1)
-    teacher, student = LensPipeline.from_pretrained(a.teacher), LensPipeline.from_pretrained(a.student)
+    teacher, student = (
+        LensPipeline.from_pretrained(a.teacher),
+        LensPipeline.from_pretrained(a.student),
+    )
     config = TurboAblationConfig(per_skill=a.per_skill)
-    with tempfile.TemporaryDirectory() as folder: net = feature_net(Path(folder) / "features.safetensors", config.feature_steps)
+    with tempfile.TemporaryDirectory() as folder:
+        net = feature_net(Path(folder) / "features.safetensors", config.feature_steps)
     real = real_features(net, a.per_skill, 0)
-    rows = [dict(arm=name, seed=0, minutes=0.0, **measure_student(teacher, config, net, real, **how)) for name, how in TEACHERS.items()]
+    rows = [
+        dict(arm=name, seed=0, minutes=0.0, **measure_student(teacher, config, net, real, **how))
+        for name, how in TEACHERS.items()
+    ]
     rows[0]["floor"] = round(frechet(real_features(net, a.per_skill, 10_000), real), 4)
     made = Path(a.student) / "lineage.json"
     minutes = json.loads(made.read_text())["turbo"]["minutes"] if made.is_file() else 0.0
-    rows.append(dict(arm="student", seed=0, minutes=minutes, **measure_student(student, config, net, real), seconds=paired_seconds(teacher, student),
-                     by_steps={n: measure_student(student, config, net, real, num_inference_steps=n) for n in (1, 2, 8)}))
-    with atomic_write(a.out) as tmp: Path(tmp).write_text(json.dumps(dict(per_skill=a.per_skill, rows=rows)))
+    rows.append(
+        dict(
+            arm="student",
+            seed=0,
+            minutes=minutes,
+            **measure_student(student, config, net, real),
+            seconds=paired_seconds(teacher, student),
+            by_steps={
+                n: measure_student(student, config, net, real, num_inference_steps=n)
+                for n in (1, 2, 8)
+            },
+        )
+    )
+    with atomic_write(a.out) as tmp:
+        Path(tmp).write_text(json.dumps(dict(per_skill=a.per_skill, rows=rows)))
     print(turbo_table(rows))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

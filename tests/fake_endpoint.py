@@ -16,24 +16,41 @@ cut          the line is cut in the middle of the body          page            
 drop         the line is cut before any byte                    nousage         an answer without token counts
 spent        an answer, and headers that say: no request left for 0.4 s
 """
-import json, socket, threading, time
+
+import json
+import socket
+import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 100, 10
-ANSWERED = {"ok", "refusal", "length", "empty", "nousage", "spent", "cut"}          # what a real provider would charge for
+ANSWERED = {
+    "ok",
+    "refusal",
+    "length",
+    "empty",
+    "nousage",
+    "spent",
+    "cut",
+}  # what a real provider would charge for
 
 
 def question(body):
     "The last text of the user's first message."
     content = next(m["content"] for m in body["messages"] if m["role"] == "user")
-    return content if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"][-1]
+    return (
+        content
+        if isinstance(content, str)
+        else [p["text"] for p in content if p["type"] == "text"][-1]
+    )
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -42,10 +59,16 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, data, status=200, cut=None, **headers):
         data = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.send_response(status)
-        for k, v in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items(): self.send_header(k.replace("_", "-"), str(v))
+        for k, v in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            **headers,
+        }.items():
+            self.send_header(k.replace("_", "-"), str(v))
         self.end_headers()
         self.wfile.write(data[:cut])
-        if cut is not None: self.hang_up()
+        if cut is not None:
+            self.hang_up()
 
     def hang_up(self):
         self.wfile.flush()
@@ -53,26 +76,41 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def error(self, status, code=None, **headers):
-        self.send(dict(error=dict(message=f"error {status} on purpose", code=code)), status, **headers)
+        self.send(
+            dict(error=dict(message=f"error {status} on purpose", code=code)), status, **headers
+        )
 
 
 class Server(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 128
 
-    def handle_error(self, request, client): pass              # clients that were killed, or gave up
+    def handle_error(self, request, client):
+        pass  # clients that were killed, or gave up
 
 
 class FakeEndpoint:
     def __init__(self, script=None, answer=None, seconds=0.0, hang=30.0):
-        self.script, self.seconds, self.hang = {k: list(v) for k, v in (script or {}).items()}, seconds, hang
+        self.script, self.seconds, self.hang = (
+            {k: list(v) for k, v in (script or {}).items()},
+            seconds,
+            hang,
+        )
         self.answer = answer or (lambda question, body: f"answer to {question}")
-        self.lock, self.visits, self.at_once, self.most_at_once, self.calls = threading.Lock(), Counter(), 0, 0, []
+        self.lock, self.visits, self.at_once, self.most_at_once, self.calls = (
+            threading.Lock(),
+            Counter(),
+            0,
+            0,
+            [],
+        )
         self.ended = threading.Event()
 
     def __enter__(self):
         self.server = Server(("127.0.0.1", 0), Handler)
         self.server.fake = self
-        threading.Thread(target=self.server.serve_forever, kwargs=dict(poll_interval=0.02), daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs=dict(poll_interval=0.02), daemon=True
+        ).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         return self
 
@@ -81,7 +119,8 @@ class FakeEndpoint:
         self.server.shutdown()
         self.server.server_close()
 
-    def paid(self, q): return sum(c["question"] == q and c["mood"] in ANSWERED for c in self.calls)
+    def paid(self, q):
+        return sum(c["question"] == q and c["mood"] in ANSWERED for c in self.calls)
 
     def serve(self, handler, body):
         q, start = question(body), time.time()
@@ -97,36 +136,76 @@ class FakeEndpoint:
         try:
             self.ended.wait(self.seconds)
             # The answer is on its way from here on: the client may start its next request before this thread gets to run again.
-            with self.lock: self.at_once -= 1
+            with self.lock:
+                self.at_once -= 1
             self.meet(handler, mood, q, body)
-        finally: call["end"] = time.time()
+        finally:
+            call["end"] = time.time()
 
     def meet(self, h, mood, q, body):
         kind, _, wait = mood.partition(":")
-        if kind == "hang": self.ended.wait(self.hang); return h.hang_up()
-        if kind == "drip": return self.drip(h)
-        if kind == "drop": return h.hang_up()
-        if kind == "page": return h.send(b"<html>Welcome</html>")
-        if kind == "nomoney": return h.error(429, "insufficient_quota")
-        if kind == "moderated": return h.error(400, "content_filter")
-        if kind.isdigit(): return h.error(int(kind), **({"Retry_After": wait} if wait else {}))
+        if kind == "hang":
+            self.ended.wait(self.hang)
+            return h.hang_up()
+        if kind == "drip":
+            return self.drip(h)
+        if kind == "drop":
+            return h.hang_up()
+        if kind == "page":
+            return h.send(b"<html>Welcome</html>")
+        if kind == "nomoney":
+            return h.error(429, "insufficient_quota")
+        if kind == "moderated":
+            return h.error(400, "content_filter")
+        if kind.isdigit():
+            return h.error(int(kind), **({"Retry_After": wait} if wait else {}))
         self.reply(h, kind, self.completion(kind, q, body))
 
     def completion(self, kind, q, body):
         text = "" if kind == "empty" else self.answer(q, body)
-        message = dict(role="assistant", content=None if kind == "refusal" else text, refusal="I will not." if kind == "refusal" else None)
-        usage = {} if kind == "nousage" else dict(usage=dict(prompt_tokens=PROMPT_TOKENS, completion_tokens=COMPLETION_TOKENS, total_tokens=PROMPT_TOKENS + COMPLETION_TOKENS))
-        return dict(id="x", object="chat.completion", model=body["model"], choices=[dict(index=0, message=message, finish_reason="length" if kind == "length" else "stop")], **usage)
+        message = dict(
+            role="assistant",
+            content=None if kind == "refusal" else text,
+            refusal="I will not." if kind == "refusal" else None,
+        )
+        usage = (
+            {}
+            if kind == "nousage"
+            else dict(
+                usage=dict(
+                    prompt_tokens=PROMPT_TOKENS,
+                    completion_tokens=COMPLETION_TOKENS,
+                    total_tokens=PROMPT_TOKENS + COMPLETION_TOKENS,
+                )
+            )
+        )
+        return dict(
+            id="x",
+            object="chat.completion",
+            model=body["model"],
+            choices=[
+                dict(
+                    index=0, message=message, finish_reason="length" if kind == "length" else "stop"
+                )
+            ],
+            **usage,
+        )
 
     def reply(self, h, kind, completion):
         data = json.dumps(completion).encode()
-        if kind == "garbage": return h.send(data[:len(data) // 2])
-        if kind == "cut": return h.send(data, cut=len(data) // 2)
-        if kind == "spent": return h.send(data, **{"x_ratelimit_remaining_requests": 0, "x_ratelimit_reset_requests": "400ms"})
+        if kind == "garbage":
+            return h.send(data[: len(data) // 2])
+        if kind == "cut":
+            return h.send(data, cut=len(data) // 2)
+        if kind == "spent":
+            return h.send(
+                data, **{"x_ratelimit_remaining_requests": 0, "x_ratelimit_reset_requests": "400ms"}
+            )
         h.send(data)
 
     def drip(self, h):
         h.send_response(200)
         h.send_header("Content-Length", "1000000")
         h.end_headers()
-        while not self.ended.wait(0.05): h.wfile.write(b" ")
+        while not self.ended.wait(0.05):
+            h.wfile.write(b" ")

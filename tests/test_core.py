@@ -1,12 +1,24 @@
 """Faults and bad input: full disk, kill, broken files, wrong settings."""
-import dataclasses, errno, hashlib, json, os, pathlib, subprocess, sys, textwrap, warnings
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from lens_ref import core
-from lens_ref.core import CheckpointError, Config, ConfigError, DataError, atomic_write, load_tensors, save_tensors
+from lens_ref.core import pictures as core_pictures
+from lens_ref.core import files as core
+from lens_ref.core.config import CheckpointError, Config, ConfigError, DataError
+from lens_ref.core.files import atomic_write, load_tensors, save_tensors
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -17,34 +29,51 @@ def leftovers(folder):
 
 # ---- atomic files
 
+
 def test_full_disk_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(CheckpointError, match=r"a\.txt: could not be written \(No space left"), atomic_write(path) as tmp:
+    with (
+        pytest.raises(CheckpointError, match=r"a\.txt: could not be written \(No space left"),
+        atomic_write(path) as tmp,
+    ):
         tmp.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_text() == "old" and leftovers(tmp_path) == ["a.txt"]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses /dev/full and file size limits")
-@pytest.mark.parametrize("save", [
-    "core.save_tensors({'x': x}, 'new.bin')",
-    "with core.atomic_write('new.bin') as tmp: torch.save({'x': x}, tmp)",
-    "with core.atomic_write('new.bin') as tmp: tmp.write_bytes(x.numpy().tobytes())"], ids=["safetensors", "torch.save", "bytes"])
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="uses /dev/full and file size limits"
+)
+@pytest.mark.parametrize(
+    "save",
+    [
+        "core.save_tensors({'x': x}, 'new.bin')",
+        "with core.atomic_write('new.bin') as tmp: torch.save({'x': x}, tmp)",
+        "with core.atomic_write('new.bin') as tmp: tmp.write_bytes(x.numpy().tobytes())",
+    ],
+    ids=["safetensors", "torch.save", "bytes"],
+)
 def test_a_disk_that_really_refuses_bytes(tmp_path, save):
     "The system stops the writes at 50 kB, as a full disk would."
     (tmp_path / "new.bin").write_text("old")
     code = f"""
 import resource, torch
-from lens_ref import core
+from lens_ref.core import files as core
 x = torch.zeros(100_000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
     exec({save!r})
-except core.CheckpointError as e:
+except settings.CheckpointError as e:
     print(e)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.stdout.startswith("new.bin: could not be written"), done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 1
     assert (tmp_path / "new.bin").read_text() == "old" and leftovers(tmp_path) == ["new.bin"]
@@ -61,8 +90,15 @@ def test_kill_in_the_middle_keeps_the_earlier_file(tmp_path):
             print("writing", flush=True)
             time.sleep(60)
     """)
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    try: assert child.stdout.readline() == "writing\n"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert child.stdout.readline() == "writing\n"
     finally:
         child.kill()
         child.wait()
@@ -79,33 +115,48 @@ def test_other_errors_pass_through_and_leave_nothing(tmp_path):
 
 
 def test_atomic_write_makes_folders_and_ordinary_permissions(tmp_path):
-    with atomic_write(tmp_path / "deep/er/a") as tmp: tmp.write_text("x")
+    with atomic_write(tmp_path / "deep/er/a") as tmp:
+        tmp.write_text("x")
     (tmp_path / "plain").write_text("x")
     assert (tmp_path / "deep/er/a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(CheckpointError, match="runs"), atomic_write(tmp_path / "runs/a") as tmp: tmp.write_text("x")
+    with pytest.raises(CheckpointError, match="runs"), atomic_write(tmp_path / "runs/a") as tmp:
+        tmp.write_text("x")
 
 
 def test_a_folder_where_the_file_should_be(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(CheckpointError, match="directory"), atomic_write(tmp_path / "a") as tmp: tmp.write_text("x")
+    with pytest.raises(CheckpointError, match="directory"), atomic_write(tmp_path / "a") as tmp:
+        tmp.write_text("x")
     assert leftovers(tmp_path) == ["a"]
 
 
 # ---- tensors
 
+
 def test_tensors_and_metadata_come_back(tmp_path):
     x = torch.randn(4, 6)
-    tensors = dict(bf16=x.bfloat16(), half=x.half(), view=x[:, :3].T, tied=x, tied_too=x, scalar=torch.tensor(3), flag=x > 0,
-                   grad=x.clone().requires_grad_(), empty=torch.zeros(0, 4))
+    tensors = dict(
+        bf16=x.bfloat16(),
+        half=x.half(),
+        view=x[:, :3].T,
+        tied=x,
+        tied_too=x,
+        scalar=torch.tensor(3),
+        flag=x > 0,
+        grad=x.clone().requires_grad_(),
+        empty=torch.zeros(0, 4),
+    )
     notes = dict(z="text with 漢字", a=[1, {"b": None}], m=0.1)
     save_tensors(tensors, tmp_path / "a.safetensors", notes)
     back, read = load_tensors(tmp_path / "a.safetensors")
     assert read == notes and back.keys() == tensors.keys()
-    assert all(torch.equal(back[k], tensors[k]) and back[k].dtype == tensors[k].dtype for k in tensors)
+    assert all(
+        torch.equal(back[k], tensors[k]) and back[k].dtype == tensors[k].dtype for k in tensors
+    )
 
 
 def test_equal_contents_give_equal_bytes(tmp_path):
@@ -121,23 +172,33 @@ def test_a_truncated_file_is_named(tmp_path, keep):
     path = tmp_path / "cut.safetensors"
     save_tensors(dict(x=torch.ones(50)), path, dict(seed=0))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"cut\.safetensors: not a whole safetensors file") as e: load_tensors(path)
+    with pytest.raises(
+        CheckpointError, match=r"cut\.safetensors: not a whole safetensors file"
+    ) as e:
+        load_tensors(path)
     assert "\n" not in str(e.value)
 
 
 def test_missing_file_folder_and_pickle_are_named(tmp_path):
     torch.save({"x": torch.ones(2)}, tmp_path / "a.pt")
-    for name, message in {"none": "no such file", ".": "no such file", "a.pt": "not a whole safetensors file"}.items():
-        with pytest.raises(CheckpointError, match=message): load_tensors(tmp_path / name)
+    for name, message in {
+        "none": "no such file",
+        ".": "no such file",
+        "a.pt": "not a whole safetensors file",
+    }.items():
+        with pytest.raises(CheckpointError, match=message):
+            load_tensors(tmp_path / name)
 
 
 def test_metadata_of_other_tools_is_kept_as_text(tmp_path):
     from safetensors.torch import save_file
+
     save_file({"x": torch.ones(1)}, tmp_path / "a", metadata={"format": "pt"})
     assert load_tensors(tmp_path / "a")[1] == {"format": "pt"}
 
 
 # ---- configs
+
 
 @dataclasses.dataclass
 class Inner(Config):
@@ -153,70 +214,117 @@ class Outer(Config):
     name: str | None = None
     resume: bool = False
 
-    def validate(self): self.need(self.steps > 0, "steps", "must be at least 1")
+    def validate(self):
+        self.need(self.steps > 0, "steps", "must be at least 1")
 
 
 def test_config_round_trip_through_json():
     c = Outer(steps=3, inner=Inner(width=2), rate=1, name="a")
     assert Outer.from_dict(json.loads(json.dumps(c.to_dict()))) == c and isinstance(c.rate, float)
-    assert c.replace(steps=np.int64(4)) == Outer(steps=4, inner=Inner(width=2), rate=1.0, name="a") and c.steps == 3
+    assert (
+        c.replace(steps=np.int64(4)) == Outer(steps=4, inner=Inner(width=2), rate=1.0, name="a")
+        and c.steps == 3
+    )
 
 
-@pytest.mark.parametrize("d, message", [
-    (dict(stepz=1), "Outer has no key 'stepz': did you mean 'steps'?"),
-    (dict(steps=1, qqq=2), "Outer has no key 'qqq': choose from steps, inner, rate"),
-    (dict(rate=0.1), "Outer needs the key 'steps'"),
-    (dict(steps=1, inner=dict(widht=4)), "Inner has no key 'widht': did you mean 'width'?"),
-    (dict(steps="1"), "Outer.steps='1': expected int, got str"),
-    (dict(steps=1.5), "Outer.steps=1.5: expected int, got float"),
-    (dict(steps=True), "Outer.steps=True: expected int, got bool"),
-    (dict(steps=1, resume="no"), "Outer.resume='no': expected bool, got str"),
-    (dict(steps=1, name=3), "Outer.name=3: expected str, got int"),
-    (dict(steps=1, betas=0.9), "Outer.betas=0.9: expected tuple, got float"),
-    (dict(steps=1, inner=3), "Outer.inner=3: expected Inner, got int"),
-    (dict(steps=0), "Outer.steps=0: must be at least 1")])
+@pytest.mark.parametrize(
+    "d, message",
+    [
+        (dict(stepz=1), "Outer has no key 'stepz': did you mean 'steps'?"),
+        (dict(steps=1, qqq=2), "Outer has no key 'qqq': choose from steps, inner, rate"),
+        (dict(rate=0.1), "Outer needs the key 'steps'"),
+        (dict(steps=1, inner=dict(widht=4)), "Inner has no key 'widht': did you mean 'width'?"),
+        (dict(steps="1"), "Outer.steps='1': expected int, got str"),
+        (dict(steps=1.5), "Outer.steps=1.5: expected int, got float"),
+        (dict(steps=True), "Outer.steps=True: expected int, got bool"),
+        (dict(steps=1, resume="no"), "Outer.resume='no': expected bool, got str"),
+        (dict(steps=1, name=3), "Outer.name=3: expected str, got int"),
+        (dict(steps=1, betas=0.9), "Outer.betas=0.9: expected tuple, got float"),
+        (dict(steps=1, inner=3), "Outer.inner=3: expected Inner, got int"),
+        (dict(steps=0), "Outer.steps=0: must be at least 1"),
+    ],
+)
 def test_config_mistakes_name_the_field(d, message):
-    with pytest.raises(ConfigError) as e: Outer.from_dict(d)
+    with pytest.raises(ConfigError) as e:
+        Outer.from_dict(d)
     assert str(e.value).startswith(message) and "\n" not in str(e.value)
 
 
 def test_replace_checks_too():
-    with pytest.raises(ConfigError, match="did you mean 'rate'"): Outer(steps=1).replace(rat=1)
-    with pytest.raises(ConfigError, match="at least 1"): Outer(steps=1).replace(steps=-1)
+    with pytest.raises(ConfigError, match="did you mean 'rate'"):
+        Outer(steps=1).replace(rat=1)
+    with pytest.raises(ConfigError, match="at least 1"):
+        Outer(steps=1).replace(steps=-1)
 
 
 # ---- pictures and paths
+
 
 def test_data_path_says_what_to_set(tmp_path, monkeypatch):
     (tmp_path / "toy").mkdir()
     monkeypatch.setenv("LENS_REF_DATA", str(tmp_path))
     assert core.data_path("toy") == tmp_path / "toy"
-    with pytest.raises(DataError, match="LENS_REF_DATA"): core.data_path("toy", "none")
+    with pytest.raises(DataError, match="LENS_REF_DATA"):
+        core.data_path("toy", "none")
     monkeypatch.delenv("LENS_REF_DATA")
     assert core.data_path() == ROOT / "data_samples"
 
 
 def test_pictures_of_the_wrong_kind_are_refused():
-    for bad in ([np.zeros((4, 4, 4), np.uint8)], [np.zeros((4, 4, 3))], [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)], []):
-        with pytest.raises(DataError): core.from_uint8(bad)
-    for bad in (torch.zeros(3, 4, 4), torch.zeros(1, 1, 4, 4), torch.full((1, 3, 2, 2), float("nan"))):
-        with pytest.raises(DataError): core.to_uint8(bad)
+    for bad in (
+        [np.zeros((4, 4, 4), np.uint8)],
+        [np.zeros((4, 4, 3))],
+        [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)],
+        [],
+    ):
+        with pytest.raises(DataError):
+            core_pictures.from_uint8(bad)
+    for bad in (
+        torch.zeros(3, 4, 4),
+        torch.zeros(1, 1, 4, 4),
+        torch.full((1, 3, 2, 2), float("nan")),
+    ):
+        with pytest.raises(DataError):
+            core_pictures.to_uint8(bad)
 
 
 def test_to_uint8_clips():
-    assert core.to_uint8(torch.tensor([-9.0, 0.0, 9.0]).view(1, 3, 1, 1)).ravel().tolist() == [0, 128, 255]
+    assert core_pictures.to_uint8(
+        torch.tensor([-9.0, 0.0, 9.0]).view(1, 3, 1, 1)
+    ).ravel().tolist() == [
+        0,
+        128,
+        255,
+    ]
 
 
 def test_show_images_takes_every_kind_and_saves(tmp_path):
     from PIL import Image
-    kinds = [torch.zeros(3, 8, 8), np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), Image.new("RGB", (8, 6))]
+
+    kinds = [
+        torch.zeros(3, 8, 8),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((8, 8), np.uint8),
+        Image.new("RGB", (8, 6)),
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fig = core.show_images(kinds, ["short", "une légende très longue qui doit passer à la ligne", "红色的狐狸坐在蓝色的箱子旁边,天空很亮", ""],
-                               cols=3, path=tmp_path / "grid.png")
+        fig = core_pictures.show_images(
+            kinds,
+            [
+                "short",
+                "une légende très longue qui doit passer à la ligne",
+                "红色的狐狸坐在蓝色的箱子旁边,天空很亮",
+                "",
+            ],
+            cols=3,
+            path=tmp_path / "grid.png",
+        )
     assert len(fig.axes) == 4 and Image.open(tmp_path / "grid.png").format == "PNG"
 
 
 def test_show_images_refuses_nothing_and_mismatch():
-    with pytest.raises(DataError, match="0 images"): core.show_images([])
-    with pytest.raises(DataError, match="2 images and 1 captions"): core.show_images(torch.zeros(2, 3, 4, 4), ["one"])
+    with pytest.raises(DataError, match="0 images"):
+        core_pictures.show_images([])
+    with pytest.raises(DataError, match="2 images and 1 captions"):
+        core_pictures.show_images(torch.zeros(2, 3, 4, 4), ["one"])

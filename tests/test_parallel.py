@@ -1,4 +1,5 @@
 """Two processes train the model that one would have trained, stop together, and fail together."""
+
 import json
 import os
 import signal
@@ -11,15 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lens_ref.core import ConfigError, DataError
-from lens_ref.lineage import LineageConfig, ToyWorld, build
-from lens_ref.parallel import rank, together
-from lens_ref.runs import read_checkpoint
+from lens_ref.core.config import ConfigError, DataError
+from lens_ref.pretrain.toy import LineageConfig, ToyWorld, build
+from lens_ref.core.parallel import rank, together
+from lens_ref.core.runs import read_checkpoint
 
 TINY = dict(vae_steps=2, texts=100, text_steps=2, samples=64, steps=6, batch_size=16)
 
 
-def quiet(line): pass
+def quiet(line):
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def alone(tmp_path_factory):
 
 
 def copy_inputs(alone, folder):
-    for name in ("vae", "text_encoder", "cache", "made"): os.symlink(alone / name, folder / name)
+    for name in ("vae", "text_encoder", "cache", "made"):
+        os.symlink(alone / name, folder / name)
     return folder
 
 
@@ -40,17 +43,35 @@ def test_two_processes_train_the_model_of_one(alone, tmp_path):
     one, two = (read_checkpoint(f / "transformer_run/step_00000006.pt") for f in (alone, tmp_path))
     assert [r["step"] for r in one["history"]] == [r["step"] for r in two["history"]]
     assert one["history"][-1]["val_loss"] == pytest.approx(two["history"][-1]["val_loss"], abs=1e-5)
-    for k, v in one["model"].items(): assert torch.allclose(v, two["model"][k], atol=2e-4), k    # AdamW turns rounding of a tiny gradient into part of a step of 1.5e-3
-    assert torch.allclose(one["bins"]["count"], two["bins"]["count"]) and torch.equal(one["generator"], two["generator"])
+    for k, v in one["model"].items():
+        assert torch.allclose(v, two["model"][k], atol=2e-4), (
+            k
+        )  # AdamW turns rounding of a tiny gradient into part of a step of 1.5e-3
+    assert torch.allclose(one["bins"]["count"], two["bins"]["count"]) and torch.equal(
+        one["generator"], two["generator"]
+    )
 
 
 def test_stages_side_by_side_are_the_stages_in_a_row(alone, tmp_path):
     build(tmp_path, LineageConfig(**TINY | dict(steps=2), workers=2), log=quiet)
-    for name in ("vae/diffusion_pytorch_model", "text_encoder/model", *(f"cache/{i}" for i in range(8))):
+    for name in (
+        "vae/diffusion_pytorch_model",
+        "text_encoder/model",
+        *(f"cache/{i}" for i in range(8)),
+    ):
         a, b = (load_file(f / f"{name}.safetensors") for f in (alone, tmp_path))
-        assert a.keys() == b.keys() and all(torch.allclose(a[k].float(), b[k].float(), atol=1e-2) for k in a), name
-    made = {m["stage"]: m for m in json.loads((tmp_path / "pipeline/lineage.json").read_text())["stages"]}
-    assert made.keys() == {"vae", "text_encoder", "transformer"} and made["transformer"]["steps"] == 2 and made["vae"]["processes"] == 2
+        assert a.keys() == b.keys() and all(
+            torch.allclose(a[k].float(), b[k].float(), atol=1e-2) for k in a
+        ), name
+    made = {
+        m["stage"]: m
+        for m in json.loads((tmp_path / "pipeline/lineage.json").read_text())["stages"]
+    }
+    assert (
+        made.keys() == {"vae", "text_encoder", "transformer"}
+        and made["transformer"]["steps"] == 2
+        and made["vae"]["processes"] == 2
+    )
 
 
 def test_a_signal_to_one_stops_both(alone, tmp_path):
@@ -58,30 +79,49 @@ def test_a_signal_to_one_stops_both(alone, tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(TINY | dict(steps=400, workers=2)))
     argv = ["train", "--config", str(config), "--out", str(tmp_path)]
-    child = subprocess.Popen([sys.executable, "-c", f"import sys; from lens_ref.cli import main; sys.exit(main({argv!r}))"], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; from lens_ref.cli.main import main; sys.exit(main({argv!r}))",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in child.stdout:
-        if "transformer  step 10/" in line: child.send_signal(signal.SIGTERM); break
+        if "transformer  step 10/" in line:
+            child.send_signal(signal.SIGTERM)
+            break
     rest, _ = child.communicate(timeout=60)
     assert child.returncode == 0 and "stopped at step" in rest
     saved = read_checkpoint(sorted((tmp_path / "transformer_run").glob("step_*.pt"))[-1])
     assert 10 <= saved["step"] < 400 and not (tmp_path / "pipeline").exists()
     deadline = time.monotonic() + 10
-    while subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout and time.monotonic() < deadline: time.sleep(.1)
+    while (
+        subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.1)
     assert not subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout
 
 
 class Broken(ToyWorld):
     "A source whose captions cannot be read: the second process meets that while the first trains the autoencoder."
-    def captions(self, n, seed): raise DataError("metadata.jsonl:7: the caption `text` is empty")
+
+    def captions(self, n, seed):
+        raise DataError("metadata.jsonl:7: the caption `text` is empty")
 
 
 def test_an_error_in_the_second_process_reaches_the_first(tmp_path):
-    with pytest.raises(DataError, match="metadata.jsonl:7"): build(tmp_path, LineageConfig(**TINY, workers=2), Broken(), log=quiet)
+    with pytest.raises(DataError, match="metadata.jsonl:7"):
+        build(tmp_path, LineageConfig(**TINY, workers=2), Broken(), log=quiet)
 
 
 def test_workers_must_divide_the_batch_and_processes_must_start():
-    with pytest.raises(ConfigError, match="workers.*must divide batch_size=48"): LineageConfig(workers=5)
-    with pytest.raises(ConfigError, match="samples"): LineageConfig(samples=4, batch_size=2)
+    with pytest.raises(ConfigError, match="workers.*must divide batch_size=48"):
+        LineageConfig(workers=5)
+    with pytest.raises(ConfigError, match="samples"):
+        LineageConfig(samples=4, batch_size=2)
     assert LineageConfig(workers=3).processes == 3 and together(1, max, 2, 5) == 5
 
 
@@ -89,18 +129,24 @@ def beat(folder):
     "Each process says that it is alive, again and again."
     while True:
         (folder / str(rank())).write_text(str(time.monotonic()))
-        time.sleep(.05)
+        time.sleep(0.05)
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     "Killed outright, it cannot take its helpers along: they notice."
     code = "import sys, test_parallel as T; T.together(2, T.beat, T.Path(sys.argv[1]))"
-    starter = subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__': {code}", str(tmp_path)], env=os.environ | dict(PYTHONPATH=f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"))
+    starter = subprocess.Popen(
+        [sys.executable, "-c", f"if __name__ == '__main__': {code}", str(tmp_path)],
+        env=os.environ
+        | dict(PYTHONPATH=f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"),
+    )
     for _ in range(600):
-        if (tmp_path / "1").exists(): break
-        time.sleep(.1)
-    starter.kill(); starter.wait()
+        if (tmp_path / "1").exists():
+            break
+        time.sleep(0.1)
+    starter.kill()
+    starter.wait()
     time.sleep(1.5)
     before = (tmp_path / "1").read_text()
-    time.sleep(.5)
+    time.sleep(0.5)
     assert (tmp_path / "1").read_text() == before

@@ -1,30 +1,58 @@
 """House rules that check themselves: notebooks, package, settings and README agree, and every notebook runs."""
-import ast, base64, configparser, importlib.util, json, os, pathlib, pkgutil, re, shutil, statistics, subprocess, sys
+
+import ast
+import base64
+import configparser
+import importlib.util
+import json
+import os
+import pathlib
+import pkgutil
+import re
+import shutil
+import statistics
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import lens_ref
 
-try: import tomllib
-except ModuleNotFoundError: import tomli as tomllib
+try:
+    import tomllib
+except ModuleNotFoundError:
+    import tomli as tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-NBS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if not p.name.startswith(("_", ".")))
-MODULES = ["lens_ref", *(f"lens_ref.{m.name}" for m in pkgutil.iter_modules(lens_ref.__path__))]
+NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith(("_", ".")))
+MODULES = ["lens_ref", *(f"lens_ref.{m.name}" for m in pkgutil.walk_packages(lens_ref.__path__))]
 BIN = pathlib.Path(sys.executable).parent  # nbdev's commands live beside this Python
-MACHINE_PATH = re.compile(r"(?<![\w.:/])(/(work|tmp|root|home|Users|opt|var|mnt|usr/lib|usr/local)/|[A-Z]:\\Users\\)")
+MACHINE_PATH = re.compile(
+    r"(?<![\w.:/])(/(work|tmp|root|home|Users|opt|var|mnt|usr/lib|usr/local)/|[A-Z]:\\Users\\)"
+)
 
 
 def run(*command, cwd=ROOT, **env):
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=cwd, env={**os.environ, **env})
+    return subprocess.run(
+        [str(c) for c in command],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **env},
+    )
 
 
 def project_copy(to):
     "What nbdev reads, somewhere it may write."
     for name in ("nbs", "lens_ref"):
-        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    for name in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT / name, to / name)
+        shutil.copytree(
+            ROOT / name,
+            to / name,
+            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
+        )
+    for name in ("pyproject.toml", "settings.ini"):
+        shutil.copy(ROOT / name, to / name)
     return to
 
 
@@ -34,12 +62,14 @@ def sources(lib):
 
 # ---- notebooks and package
 
+
 def stale(project):
     "Names of modules in `project` that differ from what its notebooks export; nothing if all agree."
     lib = project / "lens_ref"
     before = sources(lib)
     for name in before:
-        if name != "__init__.py": (lib / name).unlink()
+        if name != "__init__.py":
+            (lib / name).unlink()
     done = run(BIN / "nbdev-export", cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     after = sources(lib)
@@ -47,13 +77,16 @@ def stale(project):
 
 
 def test_package_is_exactly_what_the_notebooks_export(tmp_path):
-    assert not stale(project_copy(tmp_path)), "run nbdev-export, and delete modules whose notebook is gone"
+    assert not stale(project_copy(tmp_path)), (
+        "run nbdev-export, and delete modules whose notebook is gone"
+    )
 
 
 def test_stale_modules_are_noticed(tmp_path):
     project_copy(tmp_path)
     (tmp_path / "lens_ref/leftover.py").write_text("x = 1\n")
-    with open(tmp_path / "lens_ref/core.py", "a") as f: f.write("\nstray = 1\n")
+    with open(tmp_path / "lens_ref/core.py", "a") as f:
+        f.write("\nstray = 1\n")
     assert {"core.py", "leftover.py"} <= set(stale(tmp_path))
 
 
@@ -61,27 +94,42 @@ def test_notebooks_are_clean(tmp_path):
     project_copy(tmp_path)
     done = run(BIN / "nbdev-clean", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    dirty = [p.name for p in NBS if (tmp_path / "nbs" / p.name).read_text("utf8") != p.read_text("utf8")]
+    dirty = [
+        p.name for p in NBS if (tmp_path / "nbs" / p.name).read_text("utf8") != p.read_text("utf8")
+    ]
     assert not dirty, "run nbdev-clean"
 
 
 # ---- committed outputs
 
+
 def output_texts(output):
-    yield from ("".join(v) for k, v in output.get("data", {}).items() if k.startswith(("text/", "application/")) and not isinstance(v, dict))
+    yield from (
+        "".join(v)
+        for k, v in output.get("data", {}).items()
+        if k.startswith(("text/", "application/")) and not isinstance(v, dict)
+    )
     yield "".join(output.get("text", ""))
 
 
 def faults(nb):
     "What is wrong with the stored outputs of one notebook, one line each."
     code = [c for c in nb["cells"] if c["cell_type"] == "code" and "".join(c["source"]).strip()]
-    if code and not any(c["outputs"] for c in code): yield "has code but no stored output: run it and save"
+    if code and not any(c["outputs"] for c in code):
+        yield "has code but no stored output: run it and save"
     for o in (o for c in code for o in c["outputs"]):
-        if o["output_type"] == "error": yield f"stored error {o['ename']}"
-        if o.get("name") == "stderr": yield f"stored stderr: {''.join(o['text'])[:80]!r}"
+        if o["output_type"] == "error":
+            yield f"stored error {o['ename']}"
+        if o.get("name") == "stderr":
+            yield f"stored stderr: {''.join(o['text'])[:80]!r}"
         for text in output_texts(o):
-            for pattern in (r"Traceback \(most recent call last\)", r"\w*Warning\b: ?", MACHINE_PATH.pattern):
-                if m := re.search(pattern, text): yield f"output holds {text[m.start():m.start() + 60]!r}"
+            for pattern in (
+                r"Traceback \(most recent call last\)",
+                r"\w*Warning\b: ?",
+                MACHINE_PATH.pattern,
+            ):
+                if m := re.search(pattern, text):
+                    yield f"output holds {text[m.start() : m.start() + 60]!r}"
 
 
 @pytest.mark.parametrize("path", NBS, ids=lambda p: p.stem)
@@ -90,13 +138,18 @@ def test_stored_outputs_are_presentable(path):
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("output", [
-    dict(output_type="error", ename="KeyError"),
-    dict(output_type="stream", name="stderr", text=["50%|###"]),
-    dict(output_type="stream", name="stdout", text=["Traceback (most recent call last):\n"]),
-    dict(output_type="stream", name="stdout", text=["x.py:3: UserWarning: old\n"]),
-    dict(output_type="execute_result", data={"text/plain": ["PosixPath('/home/me/x')"]}),
-    None], ids=["error", "stderr", "traceback", "warning", "path", "none"])
+@pytest.mark.parametrize(
+    "output",
+    [
+        dict(output_type="error", ename="KeyError"),
+        dict(output_type="stream", name="stderr", text=["50%|###"]),
+        dict(output_type="stream", name="stdout", text=["Traceback (most recent call last):\n"]),
+        dict(output_type="stream", name="stdout", text=["x.py:3: UserWarning: old\n"]),
+        dict(output_type="execute_result", data={"text/plain": ["PosixPath('/home/me/x')"]}),
+        None,
+    ],
+    ids=["error", "stderr", "traceback", "warning", "path", "none"],
+)
 def test_bad_outputs_are_noticed(output):
     cell = dict(cell_type="code", source=["1"], outputs=[output] if output else [])
     assert list(faults(dict(cells=[cell])))
@@ -104,16 +157,28 @@ def test_bad_outputs_are_noticed(output):
 
 # ---- settings and README
 
+
 def test_settings_ini_agrees_with_pyproject():
     parser = configparser.ConfigParser(interpolation=None)
     parser.read(ROOT / "settings.ini", "utf8")
     ini, toml = parser["DEFAULT"], tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))
     nbdev, project = toml["tool"]["nbdev"], toml["project"]
-    same = {k: str(nbdev[k]) for k in ("lib_path", "nbs_path", "doc_path", "tst_flags", "recursive", "branch")}
-    same |= dict(lib_name=project["name"], description=project["description"], author=project["authors"][0]["name"],
-                 version=lens_ref.__version__, license="apache2")
+    same = {
+        k: str(nbdev[k])
+        for k in ("lib_path", "nbs_path", "doc_path", "tst_flags", "recursive", "branch")
+    }
+    same |= dict(
+        lib_name=project["name"],
+        description=project["description"],
+        author=project["authors"][0]["name"],
+        version=lens_ref.__version__,
+        license="apache2",
+    )
     assert {k: ini[k] for k in same} == same
-    assert project["requires-python"] == f">={ini['min_python']}" and project["license"] == "Apache-2.0"
+    assert (
+        project["requires-python"] == f">={ini['min_python']}"
+        and project["license"] == "Apache-2.0"
+    )
 
 
 def readme_builder():
@@ -125,15 +190,29 @@ def readme_builder():
 
 def test_readme_follows_the_index_notebook():
     for name, data in readme_builder().build().items():
-        assert (ROOT / name).is_file() and (ROOT / name).read_bytes() == data, f"{name}: run make readme"
+        assert (ROOT / name).is_file() and (ROOT / name).read_bytes() == data, (
+            f"{name}: run make readme"
+        )
 
 
 def test_readme_builder_shows_code_output_and_pictures(tmp_path):
-    code = dict(cell_type="code", id="c1", source=["#| echo: false\n", "show()"], outputs=[
-        dict(output_type="stream", name="stdout", text=["loss 0.5\n"]),
-        dict(output_type="display_data", data={"image/png": base64.b64encode(b"png").decode()})])
-    cells = [dict(cell_type="markdown", source=["[a](00_core.ipynb) [b](../LICENSE) [c](https://x.org) [d](#e)"]), code,
-             dict(cell_type="code", id="c2", source=["#| hide\n", "secret()"], outputs=[])]
+    code = dict(
+        cell_type="code",
+        id="c1",
+        source=["#| echo: false\n", "show()"],
+        outputs=[
+            dict(output_type="stream", name="stdout", text=["loss 0.5\n"]),
+            dict(output_type="display_data", data={"image/png": base64.b64encode(b"png").decode()}),
+        ],
+    )
+    cells = [
+        dict(
+            cell_type="markdown",
+            source=["[a](00_core.ipynb) [b](../LICENSE) [c](https://x.org) [d](#e)"],
+        ),
+        code,
+        dict(cell_type="code", id="c2", source=["#| hide\n", "secret()"], outputs=[]),
+    ]
     (tmp_path / "i.ipynb").write_text(json.dumps(dict(cells=cells)))
     files = readme_builder().build(tmp_path / "i.ipynb")
     text = files["README.md"].decode()
@@ -148,6 +227,7 @@ def test_readme_links_lead_somewhere():
 
 
 # ---- the code
+
 
 def test_lint_rejects_undefined_and_unused_names(tmp_path):
     done = run(BIN / "ruff", "check", "--no-cache", "--output-format", "concise", ".")
@@ -179,26 +259,46 @@ def lengths():
         for node in ast.walk(ast.parse(path.read_text("utf8"))):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 doc = node.body[0] if ast.get_docstring(node) else None
-                yield node.end_lineno - node.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0), f"{path.name}:{node.name}"
+                yield (
+                    node.end_lineno
+                    - node.lineno
+                    + 1
+                    - (doc.end_lineno - doc.lineno + 1 if doc else 0),
+                    f"{path.name}:{node.name}",
+                )
 
 
 def test_functions_are_short():
     found = sorted(lengths())
     size = [n for n, _ in found]
-    assert statistics.median(size) <= 6 and size[int(0.9 * len(size))] <= 20 and size[-1] <= 60, found[-5:]
+    assert statistics.median(size) <= 6 and size[int(0.9 * len(size))] <= 20 and size[-1] <= 60, (
+        found[-5:]
+    )
 
 
 # ---- every notebook, top to bottom, on the CPU, each in a process of its own with one thread, as many at a time as there are cores
 
+
 def run_notebook(path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([str(BIN / "nbdev-test"), str(path), "--n-workers", "0"], capture_output=True, text=True, cwd=ROOT, env=env, timeout=900)
+    return subprocess.run(
+        [str(BIN / "nbdev-test"), str(path), "--n-workers", "0"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=env,
+        timeout=900,
+    )
 
 
 @pytest.fixture(scope="module")
 def runs(request):
     "Path -> future of its run, of the notebooks that were asked for."
-    chosen = [item.callspec.params["path"] for item in request.session.items if getattr(item, "originalname", "") == "test_notebook_runs"]
+    chosen = [
+        item.callspec.params["path"]
+        for item in request.session.items
+        if getattr(item, "originalname", "") == "test_notebook_runs"
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield {path: pool.submit(run_notebook, path) for path in chosen}
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,5 @@
 "GPT-OSS against transformers and against values recorded from the released code; the tokenizer and encoder at their edges."
+
 import json
 import random
 import warnings
@@ -7,53 +8,113 @@ from pathlib import Path
 import pytest
 import torch
 
-from lens_ref.core import CheckpointError, ConfigError, DataError, load_tensors
-from lens_ref.text import GptOss, TextConfig, TextEncoder, count_parameters, pack_captions, train_lm
-from lens_ref.tokenizer import CONTROL, TextTokenizer
+from lens_ref.core.config import CheckpointError, ConfigError, DataError
+from lens_ref.core.files import load_tensors
+from lens_ref.text.encoders import TextEncoder
+from lens_ref.text.gpt_oss import GptOss, TextConfig, count_parameters
+from lens_ref.text.language_model import pack_captions, train_lm
+from lens_ref.text.tokenizer import CONTROL, TextTokenizer
 
-GOLDEN = Path(__file__).parent / 'golden'
-PLAIN = dict(rope_type='default', rope_theta=10000.0)
-YARN = dict(rope_type='yarn', rope_theta=150000.0, factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=False, original_max_position_embeddings=64)
-SMALL = dict(vocab_size=128, hidden_size=64, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-             num_local_experts=4, num_experts_per_tok=2, sliding_window=8, rope_parameters=PLAIN)
+GOLDEN = Path(__file__).parent / "golden"
+PLAIN = dict(rope_type="default", rope_theta=10000.0)
+YARN = dict(
+    rope_type="yarn",
+    rope_theta=150000.0,
+    factor=4.0,
+    beta_fast=32.0,
+    beta_slow=1.0,
+    truncate=False,
+    original_max_position_embeddings=64,
+)
+SMALL = dict(
+    vocab_size=128,
+    hidden_size=64,
+    intermediate_size=48,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    num_local_experts=4,
+    num_experts_per_tok=2,
+    sliding_window=8,
+    rope_parameters=PLAIN,
+)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def texts():
     rng = random.Random(0)
-    words = dict(en=('red blue green'.split(), 'cat star house'.split(), 'A {} {} sits in the middle, and a {} {} is above it.'),
-                 fr=('rouge bleue verte'.split(), 'pomme étoile maison'.split(), "L'image montre une {1} {0} au milieu, sous une {3} {2}."),
-                 zh=('红色的 蓝色的 绿色的'.split(), '猫 星星 房子'.split(), '画面中间有一个{}{}，上方有一个{}{}。'))
+    words = dict(
+        en=(
+            "red blue green".split(),
+            "cat star house".split(),
+            "A {} {} sits in the middle, and a {} {} is above it.",
+        ),
+        fr=(
+            "rouge bleue verte".split(),
+            "pomme étoile maison".split(),
+            "L'image montre une {1} {0} au milieu, sous une {3} {2}.",
+        ),
+        zh=(
+            "红色的 蓝色的 绿色的".split(),
+            "猫 星星 房子".split(),
+            "画面中间有一个{}{}，上方有一个{}{}。",
+        ),
+    )
     make = lambda lang: words[lang][2].format(*(rng.choice(words[lang][k % 2]) for k in range(4)))
     return [make(lang) for _ in range(300) for lang in words]
 
 
-@pytest.fixture(scope='module')
-def tokenizer(texts): return TextTokenizer.train(texts, vocab_size=600, words=450, min_share=1 / 100)
+@pytest.fixture(scope="module")
+def tokenizer(texts):
+    return TextTokenizer.train(texts, vocab_size=600, words=450, min_share=1 / 100)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def encoder(tokenizer):
     torch.manual_seed(0)
     return TextEncoder(GptOss(TextConfig.toy(tokenizer.vocab_size)), tokenizer, max_length=40)
 
 
-@pytest.mark.parametrize('changes', [
-    {}, dict(rope_parameters=YARN), dict(rope_parameters={**YARN, 'truncate': True}, num_local_experts=8, num_experts_per_tok=3, sliding_window=4),
-    dict(num_attention_heads=8, num_key_value_heads=1, head_dim=12, num_hidden_layers=3), dict(swiglu_alpha=1.0, swiglu_limit=0.5)],
-    ids=['plain', 'yarn', 'yarn truncated, 8 experts', 'one key head', 'other gate'])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(rope_parameters=YARN),
+        dict(
+            rope_parameters={**YARN, "truncate": True},
+            num_local_experts=8,
+            num_experts_per_tok=3,
+            sliding_window=4,
+        ),
+        dict(num_attention_heads=8, num_key_value_heads=1, head_dim=12, num_hidden_layers=3),
+        dict(swiglu_alpha=1.0, swiglu_limit=0.5),
+    ],
+    ids=["plain", "yarn", "yarn truncated, 8 experts", "one key head", "other gate"],
+)
 def test_equals_transformers(changes):
-    transformers = pytest.importorskip('transformers')
+    transformers = pytest.importorskip("transformers")
     d = SMALL | changes
     torch.manual_seed(1)
-    config = transformers.GptOssConfig(**json.loads(json.dumps(d)), max_position_embeddings=256, pad_token_id=0, attn_implementation='eager')
+    config = transformers.GptOssConfig(
+        **json.loads(json.dumps(d)),
+        max_position_embeddings=256,
+        pad_token_id=0,
+        attn_implementation="eager",
+    )
     theirs = transformers.GptOssForCausalLM(config).eval()
-    for p in theirs.parameters(): torch.nn.init.normal_(p, std=0.2)
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p, std=0.2)
     ours = GptOss(TextConfig.from_gpt_oss(d)).eval()
-    ours.load_state_dict(theirs.state_dict())                                # the same keys and shapes, both ways
+    ours.load_state_dict(theirs.state_dict())  # the same keys and shapes, both ways
     # transformers gives its padding id, 0, no gradient: not drawn
-    streams, ids, mask = [], torch.randint(1, 128, (3, 40)), torch.arange(40) < torch.tensor([[40], [25], [9]])
-    for block in theirs.model.layers: block.register_forward_hook(lambda m, i, o: streams.append(o))
+    streams, ids, mask = (
+        [],
+        torch.randint(1, 128, (3, 40)),
+        torch.arange(40) < torch.tensor([[40], [25], [9]]),
+    )
+    for block in theirs.model.layers:
+        block.register_forward_hook(lambda m, i, o: streams.append(o))
     with torch.no_grad():
         logits = theirs(ids, attention_mask=mask.long()).logits
         assert torch.allclose(ours(ids, mask)[mask], logits[mask], atol=1e-5)
@@ -62,88 +123,131 @@ def test_equals_transformers(changes):
     theirs.train(), ours.train()
     theirs(ids).logits.pow(2).mean().backward(), ours(ids).pow(2).mean().backward()
     grads = {name: p.grad for name, p in theirs.named_parameters()}
-    for name, p in ours.named_parameters(): assert torch.allclose(p.grad, grads[name], rtol=1e-4, atol=1e-5), name
+    for name, p in ours.named_parameters():
+        assert torch.allclose(p.grad, grads[name], rtol=1e-4, atol=1e-5), name
 
 
 def test_golden_hidden_states():
-    tensors, meta = load_tensors(GOLDEN / 'gpt_oss_tiny.safetensors')
-    model = GptOss(TextConfig.from_gpt_oss(meta['config'])).eval()
-    model.load_state_dict({k.removeprefix('weights.'): v for k, v in tensors.items() if k.startswith('weights.')})
-    mask = tensors['in.mask'].bool()
-    with torch.no_grad(): states = model.features(tensors['in.ids'], mask, meta['selected_layers'])
-    for i, state in enumerate(states): assert torch.allclose(state[mask], tensors[f'out.hidden.{i}'][mask], atol=1e-5)
+    tensors, meta = load_tensors(GOLDEN / "gpt_oss_tiny.safetensors")
+    model = GptOss(TextConfig.from_gpt_oss(meta["config"])).eval()
+    model.load_state_dict(
+        {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+    )
+    mask = tensors["in.mask"].bool()
+    with torch.no_grad():
+        states = model.features(tensors["in.ids"], mask, meta["selected_layers"])
+    for i, state in enumerate(states):
+        assert torch.allclose(state[mask], tensors[f"out.hidden.{i}"][mask], atol=1e-5)
 
 
 def test_early_exit_runs_no_later_layer():
     model, ran = GptOss(TextConfig.from_gpt_oss(SMALL)), []
-    for i, layer in enumerate(model.model.layers): layer.register_forward_hook(lambda m, a, o, i=i: ran.append(i))
+    for i, layer in enumerate(model.model.layers):
+        layer.register_forward_hook(lambda m, a, o, i=i: ran.append(i))
     model.features(torch.zeros(1, 5, dtype=torch.long), layers=(2, 0))
     assert ran == [0, 1, 2]
 
 
-def test_released_size(): assert count_parameters(TextConfig.lens()) == 20_914_757_184
+def test_released_size():
+    assert count_parameters(TextConfig.lens()) == 20_914_757_184
 
 
-@pytest.mark.parametrize('field, value', [('head_dim', 15), ('num_key_value_heads', 3), ('num_experts_per_tok', 5), ('sliding_window', 0),
-                                          ('layer_types', ('full_attention',)), ('rope_parameters', dict(rope_type='linear'))])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("head_dim", 15),
+        ("num_key_value_heads", 3),
+        ("num_experts_per_tok", 5),
+        ("sliding_window", 0),
+        ("layer_types", ("full_attention",)),
+        ("rope_parameters", dict(rope_type="linear")),
+    ],
+)
 def test_impossible_sizes_name_the_field(field, value):
-    with pytest.raises(ConfigError, match=field): TextConfig.toy().replace(**{field: value})
+    with pytest.raises(ConfigError, match=field):
+        TextConfig.toy().replace(**{field: value})
 
 
 def test_nothing_is_unknown_and_text_survives(tokenizer):
-    for text in ('a red cat', 'HELLO 123', 'zebra 🦊 ñandú', '犬\n\ttabs  spaces', "l'arbre; «oui»"):
+    for text in (
+        "a red cat",
+        "HELLO 123",
+        "zebra 🦊 ñandú",
+        "犬\n\ttabs  spaces",
+        "l'arbre; «oui»",
+    ):
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert len(tokenizer.encode(text)) <= len(text.encode())
 
 
 def test_superwords_are_shorter_than_words(texts, tokenizer):
     words = TextTokenizer.train(texts, vocab_size=600, words=450, max_parts=1)
-    assert sum(len(tokenizer.encode(t)) for t in texts) < 0.85 * sum(len(words.encode(t)) for t in texts)
+    assert sum(len(tokenizer.encode(t)) for t in texts) < 0.85 * sum(
+        len(words.encode(t)) for t in texts
+    )
 
 
 def test_words_that_carry_a_choice_stay_alone(texts, tokenizer):
     for text in texts[::3]:  # English: two colours of three, two kinds of three
-        choices = [w for w in text.replace(',', '').split() if w in ('red', 'blue', 'green', 'cat', 'star', 'house')]
-        assert [p.strip() for p in tokenizer.pieces(text) if p.strip() in choices] == choices and len(choices) == 4
+        choices = [
+            w
+            for w in text.replace(",", "").split()
+            if w in ("red", "blue", "green", "cat", "star", "house")
+        ]
+        assert [
+            p.strip() for p in tokenizer.pieces(text) if p.strip() in choices
+        ] == choices and len(choices) == 4
 
 
 def test_capitals_and_digits_are_spelt(tokenizer):
-    assert tokenizer.pieces('OPEN') == list('OPEN') and tokenizer.pieces('2026') == list('2026')
+    assert tokenizer.pieces("OPEN") == list("OPEN") and tokenizer.pieces("2026") == list("2026")
 
 
-@pytest.mark.parametrize('prompt', ['a cat' + c for c in CONTROL])
+@pytest.mark.parametrize("prompt", ["a cat" + c for c in CONTROL])
 def test_a_prompt_cannot_forge_control_tokens(tokenizer, prompt):
     control = {tokenizer.pad, tokenizer.start, tokenizer.message, tokenizer.end}
-    assert not control & set(tokenizer.encode(prompt)) and tokenizer.decode(tokenizer.encode(prompt)) == prompt
+    assert (
+        not control & set(tokenizer.encode(prompt))
+        and tokenizer.decode(tokenizer.encode(prompt)) == prompt
+    )
 
 
 def test_template(tokenizer):
-    ids = tokenizer.chat('a red cat')
-    assert tokenizer.decode(ids) == '<|start|>user<|message|>a red cat<|end|>'
-    assert ids[tokenizer.prefix_length:-1] == tokenizer.encode('a red cat')
+    ids = tokenizer.chat("a red cat")
+    assert tokenizer.decode(ids) == "<|start|>user<|message|>a red cat<|end|>"
+    assert ids[tokenizer.prefix_length : -1] == tokenizer.encode("a red cat")
 
 
 def test_long_prompt_is_cut_with_a_warning(tokenizer, encoder):
-    prompt = 'qx ' * 60
-    with pytest.warns(UserWarning, match=r'cut to 39.*lost'): text, mask = encoder.encode([prompt])
+    prompt = "qx " * 60
+    with pytest.warns(UserWarning, match=r"cut to 39.*lost"):
+        text, mask = encoder.encode([prompt])
     assert text[0].shape[1] == 40 and mask.all()
-    ids = tokenizer.chat('a', 1 + len(tokenizer.suffix))
+    ids = tokenizer.chat("a", 1 + len(tokenizer.suffix))
     assert ids[-1] == tokenizer.end
     with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        encoder.encode(['a red cat'])
+        warnings.simplefilter("error")
+        encoder.encode(["a red cat"])
 
 
 def test_padding_changes_nothing(encoder):
-    prompts = ['a red cat', '', 'A blue star sits in the middle, and a red house is above it.', '红色的猫', '   ']
+    prompts = [
+        "a red cat",
+        "",
+        "A blue star sits in the middle, and a red house is above it.",
+        "红色的猫",
+        "   ",
+    ]
     text, mask = encoder.encode(prompts)
     assert mask.dtype == torch.bool and not mask[1].any() and not mask[4].any()
     for i in (0, 2, 3):
         alone, m = encoder.encode([prompts[i]])
         n = int(m.sum())
         assert int(mask[i].sum()) == n and mask[i, :n].all()
-        for a, b in zip(text, alone, strict=True): assert torch.allclose(a[i, :n], b[0], atol=1e-5)
-    for t in text: assert (t[~mask] == 0).all() and t.isfinite().all() and not t.requires_grad
+        for a, b in zip(text, alone, strict=True):
+            assert torch.allclose(a[i, :n], b[0], atol=1e-5)
+    for t in text:
+        assert (t[~mask] == 0).all() and t.isfinite().all() and not t.requires_grad
 
 
 def test_padding_costs_no_expert(encoder):
@@ -151,63 +255,89 @@ def test_padding_costs_no_expert(encoder):
     model, ids = encoder.model, torch.randint(encoder.tokenizer.vocab_size, (3, 12))
     mask = torch.tensor([[1] * 12, [1] * 5 + [0] * 7, [0] * 9 + [1] * 3], dtype=torch.bool)
     seen = []
-    hooks = [layer.mlp.router.register_forward_hook(lambda m, i, o: seen.append(len(i[0]))) for layer in model.model.layers]
+    hooks = [
+        layer.mlp.router.register_forward_hook(lambda m, i, o: seen.append(len(i[0])))
+        for layer in model.model.layers
+    ]
     states = model.features(ids, mask, (0, 5))
-    for h in hooks: h.remove()
+    for h in hooks:
+        h.remove()
     assert seen == [20] * 6
     assert all(not x[~mask].any() and x[mask].abs().sum(-1).all() for x in states)
 
 
 def test_only_empty_prompts(encoder):
-    text, mask = encoder.encode(['', ''])
+    text, mask = encoder.encode(["", ""])
     assert mask.shape == (2, 1) and not mask.any() and all((t == 0).all() for t in text)
 
 
 def test_encoding_is_deterministic(encoder):
-    a, b = (encoder.encode(['a red cat', 'a blue star'])[0] for _ in range(2))
+    a, b = (encoder.encode(["a red cat", "a blue star"])[0] for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
 def test_encoder_rejects_bad_arguments(encoder):
-    with pytest.raises(ConfigError, match='layers'): TextEncoder(encoder.model, encoder.tokenizer, layers=(1, 6))
-    with pytest.raises(ConfigError, match='max_length'): TextEncoder(encoder.model, encoder.tokenizer, max_length=1)
-    with pytest.raises(DataError, match='list'): encoder.encode('a red cat')
+    with pytest.raises(ConfigError, match="layers"):
+        TextEncoder(encoder.model, encoder.tokenizer, layers=(1, 6))
+    with pytest.raises(ConfigError, match="max_length"):
+        TextEncoder(encoder.model, encoder.tokenizer, max_length=1)
+    with pytest.raises(DataError, match="list"):
+        encoder.encode("a red cat")
 
 
 def test_save_and_load(encoder, tmp_path):
     partial = TextEncoder(encoder.model, encoder.tokenizer, layers=(1, 3), max_length=40)
     partial.save(tmp_path)
-    assert not any(k.startswith(('lm_head', 'model.norm', 'model.layers.4')) for k in load_tensors(tmp_path / 'model.safetensors')[0])
+    assert not any(
+        k.startswith(("lm_head", "model.norm", "model.layers.4"))
+        for k in load_tensors(tmp_path / "model.safetensors")[0]
+    )
     again = TextEncoder.load(tmp_path)
     assert again.layers == (1, 3) and again.max_length == 40
-    for a, b in zip(again.encode(['a red cat'])[0], partial.encode(['a red cat'])[0]): assert (a - b).norm() < 0.02 * b.norm()
-    twice = TextEncoder.load(tmp_path).encode(['a red cat'])[0]
-    assert all(torch.equal(a, b) for a, b in zip(again.encode(['a red cat'])[0], twice))
+    for a, b in zip(again.encode(["a red cat"])[0], partial.encode(["a red cat"])[0]):
+        assert (a - b).norm() < 0.02 * b.norm()
+    twice = TextEncoder.load(tmp_path).encode(["a red cat"])[0]
+    assert all(torch.equal(a, b) for a, b in zip(again.encode(["a red cat"])[0], twice))
 
 
 def test_broken_folders_name_the_file(encoder, tmp_path):
-    with pytest.raises(CheckpointError, match='config.json'): TextEncoder.load(tmp_path)
+    with pytest.raises(CheckpointError, match="config.json"):
+        TextEncoder.load(tmp_path)
     encoder.save(tmp_path)
-    weights = tmp_path / 'model.safetensors'
+    weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match='model.safetensors'): TextEncoder.load(tmp_path)
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        TextEncoder.load(tmp_path)
     encoder.save(tmp_path)
-    (tmp_path / 'tokenizer.json').write_text('{')
-    with pytest.raises(CheckpointError, match='tokenizer.json'): TextEncoder.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="tokenizer.json"):
+        TextEncoder.load(tmp_path)
     encoder.save(tmp_path)
-    config = json.loads((tmp_path / 'config.json').read_text())
-    config['model'].update(num_hidden_layers=7, layer_types=None)
-    config['layers'] = [6]
-    (tmp_path / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match='model.layers.6'): TextEncoder.load(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"].update(num_hidden_layers=7, layer_types=None)
+    config["layers"] = [6]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="model.layers.6"):
+        TextEncoder.load(tmp_path)
 
 
 def test_training_learns_repeatably(texts, tokenizer):
-    config, groups = TextConfig.from_gpt_oss(SMALL | dict(vocab_size=tokenizer.vocab_size)), [tuple(texts[i:i + 2]) for i in range(0, 300, 2)]
+    config, groups = (
+        TextConfig.from_gpt_oss(SMALL | dict(vocab_size=tokenizer.vocab_size)),
+        [tuple(texts[i : i + 2]) for i in range(0, 300, 2)],
+    )
     runs = []
     for _ in range(2):
         log = []
-        model = train_lm(groups, tokenizer, config, steps=12, batch=4, length=32, callback=lambda s: log.append(s.loss))
+        model = train_lm(
+            groups,
+            tokenizer,
+            config,
+            steps=12,
+            batch=4,
+            length=32,
+            callback=lambda s: log.append(s.loss),
+        )
         runs.append((log, model.state_dict()))
     assert runs[0][0] == runs[1][0] and runs[0][0][-1] < runs[0][0][0]
     assert all(torch.equal(v, runs[1][1][k]) for k, v in runs[0][1].items()) and not model.training
@@ -216,18 +346,32 @@ def test_training_learns_repeatably(texts, tokenizer):
 
 def test_training_resumes_exactly(texts, tokenizer, tmp_path):
     config = TextConfig.from_gpt_oss(SMALL | dict(vocab_size=tokenizer.vocab_size))
-    train = lambda **kw: train_lm(texts[:200], tokenizer, config, steps=6, batch=4, length=32, every=2, **kw).state_dict()
+    train = lambda **kw: train_lm(
+        texts[:200], tokenizer, config, steps=6, batch=4, length=32, every=2, **kw
+    ).state_dict()
     whole = train(callback=None)
-    train(callback=lambda s: s.step == 3, folder=tmp_path)                            # stopped after the save at 2
+    train(callback=lambda s: s.step == 3, folder=tmp_path)  # stopped after the save at 2
     again = train(callback=None, folder=tmp_path)
     assert all(torch.equal(v, again[k]) for k, v in whole.items())
 
 
 def test_training_rejects_bad_input(texts, tokenizer):
-    with pytest.raises(ConfigError, match='steps or seconds'): train_lm(texts, tokenizer)
-    with pytest.raises(DataError, match='texts'): pack_captions(texts[:1], tokenizer, 512)
-    with pytest.raises(DataError, match='texts'): TextTokenizer.train([])
-    with pytest.raises(ConfigError, match='vocab_size'): TextTokenizer.train(texts, vocab_size=100)
+    with pytest.raises(ConfigError, match="steps or seconds"):
+        train_lm(texts, tokenizer)
+    with pytest.raises(DataError, match="texts"):
+        pack_captions(texts[:1], tokenizer, 512)
+    with pytest.raises(DataError, match="texts"):
+        TextTokenizer.train([])
+    with pytest.raises(ConfigError, match="vocab_size"):
+        TextTokenizer.train(texts, vocab_size=100)
     stopped = []
-    train_lm(texts, tokenizer, TextConfig.toy(tokenizer.vocab_size), seconds=60, batch=2, length=16, callback=lambda s: stopped.append(s) or len(stopped) == 2)
+    train_lm(
+        texts,
+        tokenizer,
+        TextConfig.toy(tokenizer.vocab_size),
+        seconds=60,
+        batch=2,
+        length=16,
+        callback=lambda s: stopped.append(s) or len(stopped) == 2,
+    )
     assert len(stopped) == 2

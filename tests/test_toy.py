@@ -1,4 +1,5 @@
 """The toy from the outside: bad input is named, a saved pipeline is the same pipeline, the checker sees planted errors."""
+
 import io
 import json
 import os
@@ -12,46 +13,59 @@ import numpy as np
 import pytest
 import torch
 
-from lens_ref.checker import Checker, Fact, error_rates, scene_facts, holds
-from lens_ref.cli import main
-from lens_ref.core import CheckpointError, ConfigError, DataError
-from lens_ref.data import CachedData, folder_samples, read_metadata
-from lens_ref.dit import LensTransformer2DModel, init_weights, preset
-from lens_ref.lineage import ToyWorld
-from lens_ref.pipeline import LensPipeline, velocity_field
-from lens_ref.text import GptOss, TextConfig, TextEncoder
-from lens_ref.tokenizer import TextTokenizer
-from lens_ref.vae import ToyVAE, train_vae
-from lens_ref.wording import LANGUAGES, dense_caption
-from lens_ref.world import Scene, Thing, render, sample_scene
+from lens_ref.data.reader import Checker, Fact, error_rates, scene_facts, holds
+from lens_ref.cli.main import main
+from lens_ref.core.config import CheckpointError, ConfigError, DataError
+from lens_ref.data.folders import folder_samples, read_metadata
+from lens_ref.pretrain.caches import CachedData
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.pretrain.toy import ToyWorld
+from lens_ref.pretrain.pipeline import LensPipeline, velocity_field
+from lens_ref.text.encoders import TextEncoder
+from lens_ref.text.gpt_oss import GptOss, TextConfig
+from lens_ref.text.tokenizer import TextTokenizer
+from lens_ref.vae.autoencoder import ToyVAE, train_vae
+from lens_ref.data.wording import LANGUAGES, dense_caption
+from lens_ref.data.world import Scene, Thing, render, sample_scene
 
 
 @pytest.fixture(scope="module")
 def pipe():
     torch.manual_seed(0)
     rng = random.Random(0)
-    tokenizer = TextTokenizer.train([dense_caption(sample_scene(rng), rng, lang) for lang in LANGUAGES for _ in range(40)], vocab_size=600, words=500)
+    tokenizer = TextTokenizer.train(
+        [dense_caption(sample_scene(rng), rng, lang) for lang in LANGUAGES for _ in range(40)],
+        vocab_size=600,
+        words=500,
+    )
     encoder = TextEncoder(GptOss(TextConfig.toy(tokenizer.vocab_size)), tokenizer)
-    dit = init_weights(LensTransformer2DModel(**preset("toy", num_layers=2, enc_hidden_dim=encoder.width).to_dict()))
-    for p in dit.parameters(): p.data += .02 * torch.randn_like(p)      # leave the zeros of the initialisation
+    dit = init_weights(
+        LensTransformer2DModel(
+            **preset("toy", num_layers=2, enc_hidden_dim=encoder.width).to_dict()
+        )
+    )
+    for p in dit.parameters():
+        p.data += 0.02 * torch.randn_like(p)  # leave the zeros of the initialisation
     return LensPipeline(dit, ToyVAE(width=16), encoder, dict(num_inference_steps=3))
 
 
-def pixels(pipe, *args, **kw): return pipe(*args, generator=torch.Generator().manual_seed(1), output_type="pt", **kw).images
+def pixels(pipe, *args, **kw):
+    return pipe(*args, generator=torch.Generator().manual_seed(1), output_type="pt", **kw).images
 
 
 def test_pipeline_survives_saving(pipe, tmp_path):
     before = pixels(pipe, "a large red cat")
     pipe.save_pretrained(tmp_path / "p")
     after = pixels(LensPipeline.from_pretrained(tmp_path / "p"), "a large red cat")
-    assert (before - after).abs().max() < .1                            # bfloat16 on disk
+    assert (before - after).abs().max() < 0.1  # bfloat16 on disk
     assert LensPipeline.from_pretrained(tmp_path / "p").defaults["num_inference_steps"] == 3
 
 
 def test_a_loaded_pipeline_saves_without_its_folder(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "p")
     LensPipeline.from_pretrained(tmp_path / "p").save_pretrained(tmp_path / "q")
-    for file in (tmp_path / "q").rglob("*.json"): assert str(tmp_path) not in file.read_text("utf8"), file
+    for file in (tmp_path / "q").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text("utf8"), file
 
 
 def test_padding_never_changes_an_image(pipe):
@@ -64,29 +78,52 @@ def test_padding_never_changes_an_image(pipe):
 
 def test_guidance_one_is_a_single_pass(pipe):
     text, mask = pipe.text_encoder.encode(["a red cat"])
-    x, t, seen = torch.randn(1, 16, 32), torch.tensor([.5]), []
+    x, t, seen = torch.randn(1, 16, 32), torch.tensor([0.5]), []
     spy = lambda latents, *a: seen.append(len(latents)) or pipe.transformer(latents, *a)
-    velocity_field(spy, text, mask, (4, 4), 1.0)(x, t); velocity_field(spy, text, mask, (4, 4), 3.0)(x, t)
+    velocity_field(spy, text, mask, (4, 4), 1.0)(x, t)
+    velocity_field(spy, text, mask, (4, 4), 3.0)(x, t)
     assert seen == [1, 2]
 
 
-@pytest.mark.parametrize("break_it, named", [(lambda p: (p / "model_index.json").unlink(), "model_index.json"),
-                                             (lambda p: (p / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"x" * 40), "vae"),
-                                             (lambda p: (p / "text_encoder/model.safetensors").unlink(), "text_encoder")])
+@pytest.mark.parametrize(
+    "break_it, named",
+    [
+        (lambda p: (p / "model_index.json").unlink(), "model_index.json"),
+        (lambda p: (p / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"x" * 40), "vae"),
+        (lambda p: (p / "text_encoder/model.safetensors").unlink(), "text_encoder"),
+    ],
+)
 def test_damaged_pipeline_is_named(pipe, tmp_path, break_it, named):
     pipe.save_pretrained(tmp_path / "p")
     break_it(tmp_path / "p")
-    with pytest.raises(CheckpointError, match=named): LensPipeline.from_pretrained(tmp_path / "p")
+    with pytest.raises(CheckpointError, match=named):
+        LensPipeline.from_pretrained(tmp_path / "p")
 
 
-@pytest.mark.parametrize("argv, named", [(["generate", "a cat", "--height", "70"], "height: 70"), (["generate", "a cat", "--model", "nowhere"], "nowhere"),
-                                         (["evaluate", "--model", "nowhere"], "nowhere"), (["train", "--steps", "0", "--out", "x"], "steps"),
-                                         (["info", "--preset", "huge"], "huge"), (["train", "--config", "typo.json"], "'step': did you mean 'steps'"),
-                                         (["train", "--config", "nowhere.json"], "nowhere.json"), (["train", "--images", "nowhere"], "metadata.jsonl"),
-                                         (["emoji", "--art", "nowhere.tgz"], "emojibase-data-17.0.0.tgz"), (["train", "--preset", "huge"], "huge"),
-                                         (["train", "--out", "typo.json"], "typo.json"), (["train", "--base", "nowhere", "--mixed-steps", "9"], "nowhere has no vae/config.json"), (["train", "--base", "nowhere"], "set mixed_steps"), (["train", "--per-skill", "0"], "--per-skill"), (["train", "--workers", "5"], "workers"),
-                                         (["generate", "a cat", "--out", "a.xyz"], "a.xyz"), (["generate", "a cat", "--out", "no/a.png"], "no is no folder"),
-                                         (["generate", "a cat", "--device", "gpu"], "'gpu'"), (["generate", "a cat", "--height", "0"], "--height")])
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (["generate", "a cat", "--height", "70"], "height: 70"),
+        (["generate", "a cat", "--model", "nowhere"], "nowhere"),
+        (["evaluate", "--model", "nowhere"], "nowhere"),
+        (["train", "--steps", "0", "--out", "x"], "steps"),
+        (["info", "--preset", "huge"], "huge"),
+        (["train", "--config", "typo.json"], "'step': did you mean 'steps'"),
+        (["train", "--config", "nowhere.json"], "nowhere.json"),
+        (["train", "--images", "nowhere"], "metadata.jsonl"),
+        (["emoji", "--art", "nowhere.tgz"], "emojibase-data-17.0.0.tgz"),
+        (["train", "--preset", "huge"], "huge"),
+        (["train", "--out", "typo.json"], "typo.json"),
+        (["train", "--base", "nowhere", "--mixed-steps", "9"], "nowhere has no vae/config.json"),
+        (["train", "--base", "nowhere"], "set mixed_steps"),
+        (["train", "--per-skill", "0"], "--per-skill"),
+        (["train", "--workers", "5"], "workers"),
+        (["generate", "a cat", "--out", "a.xyz"], "a.xyz"),
+        (["generate", "a cat", "--out", "no/a.png"], "no is no folder"),
+        (["generate", "a cat", "--device", "gpu"], "'gpu'"),
+        (["generate", "a cat", "--height", "0"], "--height"),
+    ],
+)
 def test_command_line_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "typo.json").write_text('{"step": 5}')
@@ -96,55 +133,89 @@ def test_command_line_names_the_culprit(argv, named, capsys, tmp_path, monkeypat
 
 
 def test_help_states_the_sizes_of_the_lineage():
-    from lens_ref.cli import PICTURE_SIZES
-    from lens_ref.lineage import LineageConfig
+    from lens_ref.cli.main import PICTURE_SIZES
+    from lens_ref.pretrain.toy import LineageConfig
+
     assert PICTURE_SIZES.items() <= LineageConfig().to_dict().items()
 
 
 def test_a_run_folder_keeps_its_settings(tmp_path):
-    from lens_ref.lineage import LineageConfig, open_folder
+    from lens_ref.pretrain.toy import LineageConfig, open_folder
+
     open_folder(tmp_path / "run", LineageConfig(), ToyWorld())
     open_folder(tmp_path / "run", LineageConfig(steps=9000, workers=1), ToyWorld())
-    with pytest.raises(ConfigError, match="settings.seed=1.*another --out"): open_folder(tmp_path / "run", LineageConfig(seed=1), ToyWorld())
+    with pytest.raises(ConfigError, match="settings.seed=1.*another --out"):
+        open_folder(tmp_path / "run", LineageConfig(seed=1), ToyWorld())
 
 
 def test_folder_of_images_names_the_line(tmp_path):
     from PIL import Image
-    Image.new("RGB", (80, 40), "red").save(tmp_path / "a.png"); (tmp_path / "b.png").write_bytes(b"not an image")
-    def meta(*rows): (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+
+    Image.new("RGB", (80, 40), "red").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"not an image")
+
+    def meta(*rows):
+        (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
+
     meta(dict(file_name="a.png", text="a red bar"))
-    (image, text, _), = folder_samples(tmp_path)
+    ((image, text, _),) = folder_samples(tmp_path)
     assert image.shape == (64, 64, 3) and text == "a red bar" and (image == (255, 0, 0)).all()
     meta(dict(file_name="a.png", text="a red bar"), dict(file_name="a.png", text=" "))
-    with pytest.raises(DataError, match=r"metadata.jsonl:2: the caption"): list(folder_samples(tmp_path))
+    with pytest.raises(DataError, match=r"metadata.jsonl:2: the caption"):
+        list(folder_samples(tmp_path))
     meta(dict(file_name="a.png", text=7))
-    with pytest.raises(DataError, match=r"metadata.jsonl:1: the caption"): list(folder_samples(tmp_path))
-    (tmp_path / "metadata.jsonl").write_bytes(b'[1]\n')
-    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object"): list(folder_samples(tmp_path))
-    (tmp_path / "metadata.jsonl").write_bytes('{"file_name": "a.png", "text": "caf\u00e9"}'.encode("latin1"))
-    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object in UTF-8"): list(folder_samples(tmp_path))
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: the caption"):
+        list(folder_samples(tmp_path))
+    (tmp_path / "metadata.jsonl").write_bytes(b"[1]\n")
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object"):
+        list(folder_samples(tmp_path))
+    (tmp_path / "metadata.jsonl").write_bytes(
+        '{"file_name": "a.png", "text": "caf\u00e9"}'.encode("latin1")
+    )
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object in UTF-8"):
+        list(folder_samples(tmp_path))
     meta(dict(file_name="c.png", text="x"))
-    with pytest.raises(DataError, match=r"metadata.jsonl:1: file_name 'c.png'"): list(folder_samples(tmp_path))
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: file_name 'c.png'"):
+        list(folder_samples(tmp_path))
     meta(dict(file_name="b.png", text="x"))
-    with pytest.raises(DataError, match="b.png: not a readable image"): list(folder_samples(tmp_path))
+    with pytest.raises(DataError, match="b.png: not a readable image"):
+        list(folder_samples(tmp_path))
 
 
 @pytest.mark.parametrize("height, width", [(90, 91), (333, 777), (37, 300), (500, 64)])
 def test_a_picture_is_cut_and_scaled_without_shift_or_stretch(tmp_path, height, width):
     "Against the mean of a smooth picture, known as a formula, over what each pixel covers. Scaling all of it to whole pixels first was off by up to 7 levels."
     from PIL import Image
-    from lens_ref.data import read_image
-    def drawn(y, x): return np.stack([127 + 120 * np.sin(x / 37 + y / 51), 127 + 120 * np.cos(x / 23 - y / 61), 127 + 120 * np.sin((x + y) / 45)], -1)
-    Image.fromarray(drawn(*np.mgrid[:height, :width]).round().astype(np.uint8)).save(tmp_path / "a.png")
+    from lens_ref.data.folders import read_image
+
+    def drawn(y, x):
+        return np.stack(
+            [
+                127 + 120 * np.sin(x / 37 + y / 51),
+                127 + 120 * np.cos(x / 23 - y / 61),
+                127 + 120 * np.sin((x + y) / 45),
+            ],
+            -1,
+        )
+
+    Image.fromarray(drawn(*np.mgrid[:height, :width]).round().astype(np.uint8)).save(
+        tmp_path / "a.png"
+    )
     side, k = min(height, width), 8
-    at = (np.arange(64 * k) + .5) * side / 64 / k - .5
-    want = drawn(*np.meshgrid(at + (height - side) / 2, at + (width - side) / 2, indexing="ij")).reshape(64, k, 64, k, 3).mean((1, 3))
-    assert np.sqrt(((read_image(tmp_path / "a.png", 64, 64) - want) ** 2).mean()) < .6
+    at = (np.arange(64 * k) + 0.5) * side / 64 / k - 0.5
+    want = (
+        drawn(*np.meshgrid(at + (height - side) / 2, at + (width - side) / 2, indexing="ij"))
+        .reshape(64, k, 64, k, 3)
+        .mean((1, 3))
+    )
+    assert np.sqrt(((read_image(tmp_path / "a.png", 64, 64) - want) ** 2).mean()) < 0.6
 
 
 def run(code, **env):
     "Lines of a fresh process: (exit code, stdout, stderr)."
-    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env})
+    p = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}
+    )
     return p.returncode, p.stdout, p.stderr
 
 
@@ -154,60 +225,144 @@ TINY = dict(vae_steps=2, texts=100, text_steps=2, samples=48, steps=2, batch_siz
 def test_train_command_on_a_full_disk_and_on_real_pictures(tmp_path):
     "An emoji package in miniature -> folder -> train; the disk refuses the VAE the first time; the second run goes on and draws the grid."
     from PIL import Image
+
     def package(name, **files):
         with tarfile.open(tmp_path / name, "w:gz") as t:
             for k, data in files.items():
-                info = tarfile.TarInfo(f"package/{k}"); info.size = len(data); t.addfile(info, io.BytesIO(data))
+                info = tarfile.TarInfo(f"package/{k}")
+                info.size = len(data)
+                t.addfile(info, io.BytesIO(data))
+
     pictures, rows = {}, []
     for i in range(40):
-        buffer = io.BytesIO(); Image.new("RGBA", (32, 32), (6 * i, 255 - 6 * i, 90, 255)).save(buffer, "webp", lossless=True)
+        buffer = io.BytesIO()
+        Image.new("RGBA", (32, 32), (6 * i, 255 - 6 * i, 90, 255)).save(
+            buffer, "webp", lossless=True
+        )
         pictures[f"assets/{i + 160:04x}{'-fe0f' * (i % 2)}.webp"] = buffer.getvalue()
-        rows.append(dict(label=f"square {i}", tags=["box", "tile"], hexcode=f"{i + 160:04X}", group=9 if i == 39 else 0))
+        rows.append(
+            dict(
+                label=f"square {i}",
+                tags=["box", "tile"],
+                hexcode=f"{i + 160:04X}",
+                group=9 if i == 39 else 0,
+            )
+        )
     package("art.tgz", **pictures)
-    package("names.tgz", **{"en/data.json": json.dumps(rows).encode(), "en/messages.json": json.dumps(dict(groups=[dict(key="flags", order=9)])).encode()})
+    package(
+        "names.tgz",
+        **{
+            "en/data.json": json.dumps(rows).encode(),
+            "en/messages.json": json.dumps(dict(groups=[dict(key="flags", order=9)])).encode(),
+        },
+    )
     folder = tmp_path / "emoji"
-    assert main(["emoji", "--art", str(tmp_path / "art.tgz"), "--names", str(tmp_path / "names.tgz"), "--out", str(folder)]) == 0
-    assert sorted(text for _, text in read_metadata(folder)) == sorted(f"square {i}: box, tile" for i in range(39))
+    assert (
+        main(
+            [
+                "emoji",
+                "--art",
+                str(tmp_path / "art.tgz"),
+                "--names",
+                str(tmp_path / "names.tgz"),
+                "--out",
+                str(folder),
+            ]
+        )
+        == 0
+    )
+    assert sorted(text for _, text in read_metadata(folder)) == sorted(
+        f"square {i}: box, tile" for i in range(39)
+    )
 
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
-    argv = ["train", "--images", str(folder), "--config", str(tmp_path / "tiny.json"), "--out", str(tmp_path / "model")]
+    argv = [
+        "train",
+        "--images",
+        str(folder),
+        "--config",
+        str(tmp_path / "tiny.json"),
+        "--out",
+        str(tmp_path / "model"),
+    ]
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000));"
-    code, _, err = run(f"import sys; {limit} from lens_ref.cli import main; sys.exit(main({argv!r}))")
-    assert code == 2 and err.count("could not be written") == 1 and str(tmp_path / "model") in err and "Traceback" not in err, err
-    code, out, err = run(f"import sys; from lens_ref.cli import main; sys.exit(main({argv!r}))")
-    assert code == 0 and Image.open(tmp_path / "model/grid.png").width > 400 and LensPipeline.from_pretrained(tmp_path / "model/pipeline"), err
+    code, _, err = run(
+        f"import sys; {limit} from lens_ref.cli.main import main; sys.exit(main({argv!r}))"
+    )
+    assert (
+        code == 2
+        and err.count("could not be written") == 1
+        and str(tmp_path / "model") in err
+        and "Traceback" not in err
+    ), err
+    code, out, err = run(
+        f"import sys; from lens_ref.cli.main import main; sys.exit(main({argv!r}))"
+    )
+    assert (
+        code == 0
+        and Image.open(tmp_path / "model/grid.png").width > 400
+        and LensPipeline.from_pretrained(tmp_path / "model/pipeline")
+    ), err
 
 
 def test_unreadable_picture_stops_before_training(tmp_path, capsys):
     from PIL import Image
-    for i in range(30): Image.new("RGB", (64, 64), (i, i, i)).save(tmp_path / f"{i}.png")
+
+    for i in range(30):
+        Image.new("RGB", (64, 64), (i, i, i)).save(tmp_path / f"{i}.png")
     (tmp_path / "7.png").write_bytes((tmp_path / "7.png").read_bytes()[:60])
-    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(dict(file_name=f"{i}.png", text="a grey square")) for i in range(30)))
+    (tmp_path / "metadata.jsonl").write_text(
+        "\n".join(json.dumps(dict(file_name=f"{i}.png", text="a grey square")) for i in range(30))
+    )
     assert main(["train", "--images", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "7.png: not a readable image" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert (
+        "7.png: not a readable image" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    )
 
 
-class Stop(Exception): pass
+class Stop(Exception):
+    pass
 
 
 def test_autoencoder_resumes_exactly(tmp_path):
     def train(folder=None, until=None):
         torch.manual_seed(0)
+
         def watch(step, *_):
-            if step + 1 == until: raise Stop
-        return train_vae(lambda step: ToyWorld().images(0, step, 2), ToyVAE(width=8), 5, callback=watch, folder=folder, every=2).state_dict()
+            if step + 1 == until:
+                raise Stop
+
+        return train_vae(
+            lambda step: ToyWorld().images(0, step, 2),
+            ToyVAE(width=8),
+            5,
+            callback=watch,
+            folder=folder,
+            every=2,
+        ).state_dict()
+
     whole = train()
-    with pytest.raises(Stop): train(tmp_path, until=3)
+    with pytest.raises(Stop):
+        train(tmp_path, until=3)
     torch.manual_seed(1)
     again = train(tmp_path)
     assert all(torch.equal(v, again[k]) for k, v in whole.items())
-    with pytest.raises(ConfigError, match="settings.lr"): train_vae(None, ToyVAE(width=8), 5, lr=1e-4, folder=tmp_path)
+    with pytest.raises(ConfigError, match="settings.lr"):
+        train_vae(None, ToyVAE(width=8), 5, lr=1e-4, folder=tmp_path)
 
 
 def test_checker_sees_planted_errors():
     rng, checker = random.Random(5), Checker()
     scenes = [sample_scene(rng, "attribute") for _ in range(6)]
-    wrong = [replace(s, things=tuple(replace(t, color="green" if t.color != "green" else "red") for t in s.things)) for s in scenes]
+    wrong = [
+        replace(
+            s,
+            things=tuple(
+                replace(t, color="green" if t.color != "green" else "red") for t in s.things
+            ),
+        )
+        for s in scenes
+    ]
     readings = checker.read([render(s) for s in wrong])
     for s, r in zip(scenes, readings):
         assert not any(holds(f, r) for f in scene_facts(s) if f.what == "color")
@@ -217,26 +372,46 @@ def test_checker_sees_planted_errors():
 def test_checker_reads_other_sizes_and_an_empty_scene():
     empty = Scene((), "beach")
     assert Checker().read([render(empty)])[0].things == ()
-    s = Scene((Thing("cat", "red", "large", .25, .5), Thing("bell", "blue", "large", .75, .5)), "snow")
-    for size in ((64, 128), (96, 96)): assert error_rates([s], Checker().read([render(s, *size)]))["all"][0] == 0
-    with pytest.raises(DataError, match="'mood' is unknown"): holds(Fact("mood", ("happy",)), Checker().read([render(empty)])[0])
+    s = Scene(
+        (Thing("cat", "red", "large", 0.25, 0.5), Thing("bell", "blue", "large", 0.75, 0.5)), "snow"
+    )
+    for size in ((64, 128), (96, 96)):
+        assert error_rates([s], Checker().read([render(s, *size)]))["all"][0] == 0
+    with pytest.raises(DataError, match="'mood' is unknown"):
+        holds(Fact("mood", ("happy",)), Checker().read([render(empty)])[0])
 
 
 def test_every_batch_order_is_its_own_step():
     n = 64
-    cache = dict(latents=torch.arange(n).float().view(n, 1, 1), tokens=torch.ones(n * 2, 1, 4).bfloat16(), offsets=torch.arange(n + 1) * 2, grid=torch.tensor([1, 1]))
+    cache = dict(
+        latents=torch.arange(n).float().view(n, 1, 1),
+        tokens=torch.ones(n * 2, 1, 4).bfloat16(),
+        offsets=torch.arange(n + 1) * 2,
+        grid=torch.tensor([1, 1]),
+    )
     data = CachedData(cache, 8, seed=3)
     later = data.batch(13)["latents"]
     assert torch.equal(later, CachedData(cache, 8, seed=3).batch(13)["latents"])
-    for epoch in (0, 1): assert sorted(np.concatenate([data.batch(epoch * 8 + i)["latents"].flatten().numpy() for i in range(8)])) == list(range(n))
+    for epoch in (0, 1):
+        assert sorted(
+            np.concatenate(
+                [data.batch(epoch * 8 + i)["latents"].flatten().numpy() for i in range(8)]
+            )
+        ) == list(range(n))
 
 
 def test_an_ablation_never_takes_runs_of_other_settings_for_its_own(tmp_path):
-    from lens_ref.ablate import AblationConfig, ablate_captions
-    from lens_ref.rlablate import RLAblationConfig, ablate_rl
-    from lens_ref.runs import keep_plan
-    for what, run, config in (("captions", ablate_captions, AblationConfig()), ("rl", ablate_rl, RLAblationConfig())):
+    from lens_ref.pretrain.findings import AblationConfig, ablate_captions
+    from lens_ref.rl.findings import RLAblationConfig, ablate_rl
+    from lens_ref.core.runs import keep_plan
+
+    for what, run, config in (
+        ("captions", ablate_captions, AblationConfig()),
+        ("rl", ablate_rl, RLAblationConfig()),
+    ):
         keep_plan(tmp_path / what, dict(what=what, base="here", **config.to_dict()))
-        with pytest.raises(ConfigError, match="settings.per_skill=3.*another --out"): run(tmp_path / what, config.replace(per_skill=3), "here")
-        with pytest.raises(ConfigError, match="settings.base='elsewhere'"): run(tmp_path / what, config, "elsewhere")
+        with pytest.raises(ConfigError, match="settings.per_skill=3.*another --out"):
+            run(tmp_path / what, config.replace(per_skill=3), "here")
+        with pytest.raises(ConfigError, match="settings.base='elsewhere'"):
+            run(tmp_path / what, config, "elsewhere")
         assert [p.name for p in (tmp_path / what).iterdir()] == ["settings.json"]

@@ -1,4 +1,5 @@
 """The world, its captions, its checker and the autoencoder: what must not drift, and how bad input is named."""
+
 import hashlib
 import json
 import random
@@ -6,13 +7,22 @@ import random
 import pytest
 import torch
 
-from lens_ref.checker import Checker, Reading, scene_facts, holds, passes
-from lens_ref.core import CheckpointError, DataError, nearest
-from lens_ref.text import GptOss, TextConfig, TextEncoder
-from lens_ref.tokenizer import TextTokenizer
-from lens_ref.vae import ToyVAE, decode, encode
-from lens_ref.wording import LANGUAGES, alt_text, brief_caption, dense_caption
-from lens_ref.world import SKILLS, background, board_box, relation, render, sample_scene, spaced
+from lens_ref.data.reader import Checker, Reading, scene_facts, holds, passes
+from lens_ref.core.config import CheckpointError, DataError, nearest
+from lens_ref.text.encoders import TextEncoder
+from lens_ref.text.gpt_oss import GptOss, TextConfig
+from lens_ref.text.tokenizer import TextTokenizer
+from lens_ref.vae.autoencoder import ToyVAE, decode, encode
+from lens_ref.data.wording import LANGUAGES, alt_text, brief_caption, dense_caption
+from lens_ref.data.world import (
+    SKILLS,
+    background,
+    board_box,
+    relation,
+    render,
+    sample_scene,
+    spaced,
+)
 
 
 def test_scenes_and_captions_are_those_the_shipped_toy_was_trained_on():
@@ -20,12 +30,28 @@ def test_scenes_and_captions_are_those_the_shipped_toy_was_trained_on():
     rng, out = random.Random(0), []
     for i in range(200):
         scene = sample_scene(rng, None if i % 2 else SKILLS[i % len(SKILLS)])
-        out.append((repr(scene), [dense_caption(scene, rng, lang) for lang in LANGUAGES], brief_caption(scene, rng), alt_text(scene, rng)))
+        out.append(
+            (
+                repr(scene),
+                [dense_caption(scene, rng, lang) for lang in LANGUAGES],
+                brief_caption(scene, rng),
+                alt_text(scene, rng),
+            )
+        )
     assert hashlib.sha256(json.dumps(out).encode()).hexdigest()[:16] == "7c1be6d2f7dcc253"
 
 
 def test_relations_are_opposites():
-    opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above", "inside": "around", "around": "inside", "overlapping": "overlapping", None: None}
+    opposite = {
+        "left of": "right of",
+        "right of": "left of",
+        "above": "below",
+        "below": "above",
+        "inside": "around",
+        "around": "inside",
+        "overlapping": "overlapping",
+        None: None,
+    }
     rng, seen = random.Random(1), set()
     for _ in range(400):
         things = sample_scene(rng, "position").things
@@ -39,8 +65,13 @@ def test_every_object_lies_inside_the_picture_and_kinds_of_a_scene_differ():
     rng = random.Random(2)
     for _ in range(300):
         s = sample_scene(rng)
-        assert len(s.things) <= 4 and all(0 < t.x < 1 and 0 < t.y < 1 for t in s.things) and (s.things or s.sign)
-        for group in s.groups.values(): assert len({(t.color, t.size) for t in group}) == 1
+        assert (
+            len(s.things) <= 4
+            and all(0 < t.x < 1 and 0 < t.y < 1 for t in s.things)
+            and (s.things or s.sign)
+        )
+        for group in s.groups.values():
+            assert len({(t.color, t.size) for t in group}) == 1
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 80), (112, 64), (80, 96), (96, 128), (160, 128)])
@@ -52,32 +83,62 @@ def test_wider_pictures_move_things_by_whole_tokens_and_keep_what_was_said_of_th
         for a, b in zip(s.things, there):
             for was, now in ((64 * a.x, size[1] * b.x), (64 * a.y, size[0] * b.y)):
                 assert abs((now - was + 8) % 16 - 8) < 1e-6
-                if size == (64, 64): assert now == was
-        lost += not all(holds(f, Reading(there, (), s.setting, s.sign, size)) for f in scene_facts(s))
+                if size == (64, 64):
+                    assert now == was
+        lost += not all(
+            holds(f, Reading(there, (), s.setting, s.sign, size)) for f in scene_facts(s)
+        )
     assert lost <= (size != (64, 64))
-    assert all((a - b) % 16 == 0 for place in ("top", "bottom") for a, b in zip(board_box(place, *size), board_box(place, 64, 64)))
+    assert all(
+        (a - b) % 16 == 0
+        for place in ("top", "bottom")
+        for a, b in zip(board_box(place, *size), board_box(place, 64, 64))
+    )
 
 
-@pytest.mark.parametrize("call, named", [
-    (lambda: sample_scene(random.Random(0), "colours"), "'colours'"), (lambda: background("moon"), "'moon'"),
-    (lambda: dense_caption(sample_scene(random.Random(0)), random.Random(0), "de"), "'de'"),
-    (lambda: render(sample_scene(random.Random(0)), 70, 64), "height: 70"), (lambda: render(sample_scene(random.Random(0)), 64, 16), "width: 16"),
-    (lambda: passes(sample_scene(random.Random(0)), None, "colour"), "'colour'"), (lambda: Checker().read(torch.zeros(3, 64, 64)), r"\[B, 3, H, W\]")])
+@pytest.mark.parametrize(
+    "call, named",
+    [
+        (lambda: sample_scene(random.Random(0), "colours"), "'colours'"),
+        (lambda: background("moon"), "'moon'"),
+        (lambda: dense_caption(sample_scene(random.Random(0)), random.Random(0), "de"), "'de'"),
+        (lambda: render(sample_scene(random.Random(0)), 70, 64), "height: 70"),
+        (lambda: render(sample_scene(random.Random(0)), 64, 16), "width: 16"),
+        (lambda: passes(sample_scene(random.Random(0)), None, "colour"), "'colour'"),
+        (lambda: Checker().read(torch.zeros(3, 64, 64)), r"\[B, 3, H, W\]"),
+    ],
+)
 def test_bad_arguments_are_named(call, named):
-    with pytest.raises(DataError, match=named): call()
+    with pytest.raises(DataError, match=named):
+        call()
 
 
 def test_autoencoder_names_a_wrong_shape():
     vae = ToyVAE(width=8).eval()
     latents = encode(vae, torch.zeros(1, 3, 48, 32))
     assert decode(vae, latents, (3, 2)).shape == (1, 3, 48, 32)
-    for bad, named in ((torch.zeros(1, 3, 40, 32), "height: 40 .* to 32"), (torch.zeros(1, 3, 32, 8), "width: 8 .* to 16"), (torch.zeros(3, 32, 32), "images"), (torch.zeros(1, 4, 32, 32), "images")):
-        with pytest.raises(DataError, match=named): encode(vae, bad)
+    for bad, named in (
+        (torch.zeros(1, 3, 40, 32), "height: 40 .* to 32"),
+        (torch.zeros(1, 3, 32, 8), "width: 8 .* to 16"),
+        (torch.zeros(3, 32, 32), "images"),
+        (torch.zeros(1, 4, 32, 32), "images"),
+    ):
+        with pytest.raises(DataError, match=named):
+            encode(vae, bad)
     for args in ((latents, (2, 2)), (latents[..., :8], (3, 2))):
-        with pytest.raises(DataError, match="latents"): decode(vae, *args)
+        with pytest.raises(DataError, match="latents"):
+            decode(vae, *args)
 
 
-@pytest.mark.parametrize("change", [lambda c: c.pop("layers"), lambda c: c["model"].update(hiden_size=8), lambda c: c["model"].update(hidden_size="wide"), lambda c: c.update(model=3)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.pop("layers"),
+        lambda c: c["model"].update(hiden_size=8),
+        lambda c: c["model"].update(hidden_size="wide"),
+        lambda c: c.update(model=3),
+    ],
+)
 def test_a_damaged_encoder_config_is_named(change, tmp_path):
     tokenizer = TextTokenizer.train(["a red cat", "a blue dog"] * 20, vocab_size=300, words=290)
     sizes = TextConfig.toy(tokenizer.vocab_size).replace(num_hidden_layers=2, layer_types=None)
@@ -85,8 +146,11 @@ def test_a_damaged_encoder_config_is_named(change, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     change(config)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="config.json"): TextEncoder.load(tmp_path)
+    with pytest.raises(CheckpointError, match="config.json"):
+        TextEncoder.load(tmp_path)
 
 
 def test_initials_are_understood():
-    assert nearest("learning_rate", ["lr", "ema"]) == "did you mean 'lr'?" and nearest("colour", ["c", "ema"]).startswith("choose")
+    assert nearest("learning_rate", ["lr", "ema"]) == "did you mean 'lr'?" and nearest(
+        "colour", ["c", "ema"]
+    ).startswith("choose")
