@@ -1,6 +1,12 @@
-"""Write README.md (and its pictures) from nbs/index.ipynb. Quarto would do this for nbdev; these lines need nothing but Python."""
+"""Write README.md (and its pictures) from nbs/index.ipynb.
 
-import base64, json, pathlib, posixpath, re
+Quarto would do this for nbdev; these lines need nothing but Python."""
+
+import base64
+import json
+import pathlib
+import posixpath
+import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(\]\(|src=\")(?![a-z]+:|#|/)([^)\"]+)")
