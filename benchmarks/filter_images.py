@@ -1,9 +1,14 @@
-"""Filters without a model on pictures of 512 x 512, one thread, against the same scores in a plain loop over `datasets.map`: python benchmarks/filter_images.py [pictures] [folder]
+"""Pictures filtered a second, and `datasets.map`: python benchmarks/filter_images.py [N] [FOLDER]
 
-Writes JPEGs (quality 90, smooth colours plus film grain, about 70 KB each) and times, alternating, three runs of each:
-ours           filter_images: read, hash, area, clarity, entropy, luminance, thumbnail embedding, near-duplicates, one decision per file
-datasets.map   the pictures as a `datasets` table, a function per row that scores the decoded picture with plain NumPy (no duplicates), nothing cached between runs
-ours in map    our four scores in that same function: what of the difference is the table, and what the arithmetic
+One thread, filters without a model. Writes N JPEGs of 512 x 512 (quality 90, smooth colours plus
+film grain, about 70 KB each) to FOLDER and times, alternating, three runs of each:
+
+ours           filter_images: read, hash, area, clarity, entropy, luminance, thumbnail embedding,
+               near-duplicates, one decision per file
+datasets.map   the pictures as a `datasets` table, a function per row that scores the decoded
+               picture with plain NumPy (no duplicates), nothing cached between runs
+ours in map    our four scores in that same function: what of the difference is the table, and what
+               the arithmetic
 """
 
 import os
@@ -20,7 +25,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from lens_ref.data.filters import clarity, entropy, filter_images, has_faiss, luminance
+from lens_ref.data.duplicates import has_faiss
+from lens_ref.data.filters import clarity, entropy, filter_images, luminance
 
 
 def write(folder, n):
@@ -69,7 +75,9 @@ def mapped(files, function):
 
 
 def timed(f):
-    "(seconds by the clock, seconds of the processor, result). The second is what counts per core when others use the machine."
+    """(seconds by the clock, seconds of the processor, result).
+
+    The second is what counts per core when others use the machine."""
     start, busy = time.perf_counter(), time.process_time()
     out = f()
     return time.perf_counter() - start, time.process_time() - busy, out
@@ -101,9 +109,12 @@ if __name__ == "__main__":
     best = {k: [min(column) for column in zip(*v)] for k, v in seconds.items()}
     for k, (wall, cpu) in best.items():
         print(
-            f"{k:13s} {n / wall:7.1f} images/s by the clock, {n / cpu:7.1f} per second of processor time   (best of 3)"
+            f"{k:13s} {n / wall:7.1f} images/s by the clock, "
+            f"{n / cpu:7.1f} per second of processor time   (best of 3)"
         )
     ratio = [a / b for a, b in zip(best["datasets.map"], best["ours"])]
     print(
-        f"ratio ours / datasets.map: {ratio[0]:.2f} by the clock, {ratio[1]:.2f} in processor time   ({n} pictures of 512 x 512, one thread, duplicates with {'FAISS' if has_faiss() else 'NumPy'})"
+        f"ratio ours / datasets.map: {ratio[0]:.2f} by the clock, "
+        f"{ratio[1]:.2f} in processor time   ({n} pictures of 512 x 512, one thread, "
+        f"duplicates with {'FAISS' if has_faiss() else 'NumPy'})"
     )

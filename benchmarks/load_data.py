@@ -1,7 +1,8 @@
 """The share of a training step that waits for data: python benchmarks/load_data.py [steps]
 
-Trains the toy transformer for some steps on mixed buckets from a cache in memory, then on the same features read from tar shards as they are needed, plainly and by a thread that reads ahead, and prints for each
-the time in `data.batch(step)` against the time of the whole step. The target is under 5%."""
+Trains the toy transformer for some steps on mixed buckets from a cache in memory, then on the same
+features read from tar shards as they are needed, plainly and by a thread that reads ahead. Prints
+for each the time in `data.batch(step)` against that of the whole step. The target is under 5%."""
 
 import io
 import statistics
@@ -22,7 +23,8 @@ from lens_ref.pretrain.buckets import (
     shard_caches,
 )
 from lens_ref.core.files import data_path
-from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
 from lens_ref.pretrain.cost import count_flops
 from lens_ref.data.shards import Sample, write_shards
 from lens_ref.text.encoders import TextEncoder
@@ -69,27 +71,23 @@ def to_shards(caches, folder):
 
 if __name__ == "__main__":
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    vae, encoder = (
-        ToyVAE.from_pretrained(data_path("toy", "vae")).eval(),
-        TextEncoder.load(data_path("toy", "text_encoder")),
-    )
+    vae = ToyVAE.from_pretrained(data_path("toy", "vae")).eval()
+    encoder = TextEncoder.load(data_path("toy", "text_encoder"))
     buckets = [b for b in bucket_preset("toy") if b.height == b.width]
     caches = bucket_caches(mixed_scenes(400, 0, buckets), vae, encoder)
     batches = rank_batches(
         buckets, lambda n: count_flops(preset("toy"), n, 40)["total"], largest=48
     )
-    print(
-        f"batches of {', '.join(map(str, buckets))}: {', '.join(str(batches[b.grid]) for b in buckets)}"
-    )
+    counts = ", ".join(str(batches[b.grid]) for b in buckets)
+    print(f"batches of {', '.join(map(str, buckets))}: {counts}")
     with tempfile.TemporaryDirectory() as folder:
         to_shards(caches, Path(folder) / "s")
-        for name, data in (
-            ("cache in memory", MixedData(caches, batches)),
-            ("shards", MixedData(shard_caches(Path(folder) / "s"), batches)),
-            (
-                "shards, reading ahead",
-                ReadAhead(MixedData(shard_caches(Path(folder) / "s"), batches)),
-            ),
-        ):
+        from_shards = lambda: MixedData(shard_caches(Path(folder) / "s"), batches)
+        ways = {
+            "cache in memory": MixedData(caches, batches),
+            "shards": from_shards(),
+            "shards, reading ahead": ReadAhead(from_shards()),
+        }
+        for name, data in ways.items():
             seconds, part = share(data, steps, encoder.width)
             print(f"{name:24} step {1e3 * seconds:5.0f} ms, waiting for data {part:.1%}")

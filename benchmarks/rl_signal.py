@@ -1,14 +1,17 @@
-"""What one round of DiffusionNFT knows: how much of its gradient is signal, at each noise level, and what a step of each size along it brings.
+"""How much of an RL round's gradient is signal: python benchmarks/rl_signal.py [--out FILE]
 
-    python benchmarks/rl_signal.py [--model data_samples/toy] [--prompts 32] [--images 12] [--out rl_signal.json]
-
-Signal is measured without bias by splitting the round into groups of four prompts: gradients g_1..g_n of the groups have mean S and spread N, and for i != j the mean of
-<g_i, g_j> is |S|^2. A step is Adam's first, every weight by the gradient over its root mean square. Seven minutes on one quiet core with the defaults."""
+At each noise level of a round of DiffusionNFT, and what a step of each size along it brings; also
+[--model data_samples/toy] [--prompts 32] [--images 12]. Signal is measured without bias by
+splitting the round into groups of four prompts: gradients g_1..g_n of the groups have mean S and
+spread N, and for i != j the mean of <g_i, g_j> is |S|^2. A step is Adam's first, every weight by
+the gradient over its root mean square. Seven minutes on one quiet core with the defaults."""
 
 import argparse
 import json
 import math
+
 import torch
+
 from lens_ref.core.files import atomic_write, data_path
 from lens_ref.dit.flow import interpolate
 from lens_ref.dit.solvers import sigma_schedule
@@ -23,7 +26,7 @@ GROUP, GRID, DISTANCES = 4, (4, 4), (0.003, 0.012, 0.04)
 
 @torch.no_grad()
 def drawn(pipe, prompts, images, config, name):
-    "Groups of four prompts: (latents [4 * images, 16, C], features, mask), and rewards [4, images]."
+    "Groups of four prompts: (latents [4 * images, 16, C], features, mask), rewards [4, images]."
     judge = ExactJudge()
     for i in range(0, len(prompts), GROUP):
         some = prompts[i : i + GROUP]
@@ -87,36 +90,30 @@ def main():
     groups, rewards = zip(
         *drawn(pipe, toy_prompts(3000, 0)[: a.prompts], a.images, config, "learn")
     )
-    r, keep = (
-        optimality(torch.cat(rewards), config.spread, config.clip).flatten(1),
-        useful(torch.cat(rewards)),
-    )
-    parts = [
-        (
-            g,
-            r[i * GROUP : (i + 1) * GROUP].flatten(),
-            keep[i * GROUP : (i + 1) * GROUP].flatten().nonzero()[:, 0],
-        )
-        for i, g in enumerate(groups)
-    ]
-    parts = [p for p in parts if len(p[2])]
+    r = optimality(torch.cat(rewards), config.spread, config.clip).flatten(1)
+    keep = useful(torch.cat(rewards))
+    parts = []
+    for i, g in enumerate(groups):
+        own = slice(i * GROUP, (i + 1) * GROUP)
+        kept = keep[own].flatten().nonzero()[:, 0]
+        if len(kept):
+            parts.append((g, r[own].flatten(), kept))
     result, total = dict(model=a.model, pictures=a.prompts * a.images, levels={}, steps=[]), 0
     for t in sigma_schedule(GRID[0] * GRID[1], config.rollout_steps)[:-1].tolist():
         g = torch.stack(
             [gradient(model, *p, t, config, f"noise {i} {t}") for i, p in enumerate(parts)]
         )
         total = total + g
-        result["levels"][f"{t:.2f}"] = round(signal_share(g), 4)
+        share = round(signal_share(g), 4)
+        result["levels"][f"{t:.2f}"] = share
         print(
-            f"level {t:.2f}: signal is {result['levels'][f'{t:.2f}']:.4f} of the noise in {GROUP * a.images} pictures",
+            f"level {t:.2f}: signal is {share:.4f} of the noise in {GROUP * a.images} pictures",
             flush=True,
         )
     result["all levels"] = round(signal_share(total), 4)
     direction = -total.sum(0) / (total.square().mean(0).sqrt() + 1e-9)
-    weights, start = (
-        [p for p in model.parameters() if p.grad is not None],
-        [p.detach().clone() for p in model.parameters() if p.grad is not None],
-    )
+    weights = [p for p in model.parameters() if p.grad is not None]
+    start = [p.detach().clone() for p in weights]
 
     @torch.no_grad()
     def go(size):

@@ -1,7 +1,9 @@
-"""Host memory while loading a full-size checkpoint: python benchmarks/stream_checkpoint.py FOLDER [device]
+"""Host memory of loading a checkpoint: python benchmarks/stream_checkpoint.py FOLDER [DEVICE]
 
-Writes the released transformer (4.10B parameters, 8.2 GB in bf16, random weights, shards of about 1 GB) to FOLDER, then loads it in a fresh process and prints the growth of that process's
-peak memory. On the default device `meta`, which keeps nothing, that growth is the cost of the loader alone; every byte is read all the same."""
+Writes the released transformer (4.10B parameters, 8.2 GB in bf16, random weights, shards of about
+1 GB) to FOLDER, then loads it in a fresh process and prints the growth of that process's peak
+memory. On the default device `meta`, which keeps nothing, that growth is the cost of the loader
+alone; every byte is read all the same."""
 
 import json
 import subprocess
@@ -11,26 +13,39 @@ from pathlib import Path
 import torch
 
 from lens_ref.core.files import save_tensors
-from lens_ref.dit.transformer import LensTransformer2DModel, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel
 
 LOAD = """
 import resource, sys, time
-import lens_ref.lens.released as released
+import torch
+from lens_ref.core import checkpoints
+from lens_ref.dit.checkpoints import load_transformer
+
 class Reading:
-    "A file that touches every byte it hands out, as a copy to a GPU does; `meta` alone would leave the file unread."
-    def __init__(self, *args, real=released.safe_open): self.file = real(*args)
-    def __enter__(self): self.open = self.file.__enter__(); return self
-    def __exit__(self, *args): return self.file.__exit__(*args)
-    def __getattr__(self, name): return getattr(self.open, name)
+    "A file that touches every byte it hands out, as a copy to a GPU does; `meta` alone would not."
+    def __init__(self, *args, real=checkpoints.safe_open):
+        self.file = real(*args)
+    def __enter__(self):
+        self.open = self.file.__enter__()
+        return self
+    def __exit__(self, *args):
+        return self.file.__exit__(*args)
+    def __getattr__(self, name):
+        return getattr(self.open, name)
     def get_tensor(self, key):
         x = self.open.get_tensor(key)
-        x.view(-1).view(released.torch.int16).sum()
+        x.view(-1).view(torch.int16).sum()
         return x
-if sys.argv[2] == "meta": released.safe_open = Reading
+
+if sys.argv[2] == "meta":
+    checkpoints.safe_open = Reading
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 before, start = peak(), time.perf_counter()
-model = dit_checkpoints.load_transformer(sys.argv[1], sys.argv[2])
-print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {sys.argv[2]} in {time.perf_counter() - start:.1f} s; host memory grew by {peak() - before:.2f} GB at its peak")
+model = load_transformer(sys.argv[1], sys.argv[2])
+count, seconds = sum(p.numel() for p in model.parameters()), time.perf_counter() - start
+print(f"{count:,} parameters on {sys.argv[2]} in {seconds:.1f} s; "
+      f"host memory grew by {peak() - before:.2f} GB at its peak")
 """
 
 

@@ -1,9 +1,13 @@
-"""Speed of pre-training on one GPU: MFU, pictures per second, peak memory; then the buckets of stage 2 and how evenly their steps last.
+"""MFU, pictures a second and memory of pre-training on one GPU: python benchmarks/train_gpu.py
 
-    python benchmarks/train_gpu.py                                        # lens on a GPU: 512x512, the largest batch up to 24 that fits
-    python benchmarks/train_gpu.py --preset toy --images 4 --size 64 --text 16 --areas 64,96,128 --device cpu --repeats 2
+Lens at 512x512 with the largest batch up to 24 that fits; then the buckets of stage 2 and how
+evenly their steps last. A small one on a CPU:
 
-Prints one JSON object per measurement, with date and card. FLOPs are those of the model (forward once, backward twice); recomputation is not counted, as MFU wants it.
+    python benchmarks/train_gpu.py --preset toy --images 4 --size 64 --text 16 --areas 64,96,128 \
+        --device cpu --repeats 2
+
+Prints one JSON object per measurement, with date and card. FLOPs are those of the model (forward
+once, backward twice); recomputation is not counted, as MFU wants it.
 """
 
 import argparse
@@ -15,13 +19,16 @@ import time
 import torch
 import torch._dynamo
 
-from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
 from lens_ref.pretrain.cost import count_flops
 from lens_ref.pretrain.planner import CARDS
-from lens_ref.pretrain.scale import ParallelLearner, ScaleConfig, launched, listed_card
+from lens_ref.pretrain.scale import this_card
+from lens_ref.pretrain.sharding import ParallelLearner, ScaleConfig, launched
 from lens_ref.pretrain.step import TrainConfig, pretrain_step
 
-# Height x width of the stage-2 buckets by side of their square (paper, Sec 2.3); the other half is transposed.
+# Height x width of the stage-2 buckets by side of their square (stated, Sec 2.3); the other half is
+# transposed.
 BUCKETS = {
     512: ((352, 704), (384, 672), (416, 640), (448, 608), (512, 512)),
     768: ((544, 1088), (576, 1024), (640, 960), (672, 896), (768, 768)),
@@ -88,13 +95,16 @@ def largest(learner, config, grid, a, device):
 
 
 def buckets(sides):
-    "Grids, in tokens of 16 pixels, of the sizes of stage 2; of other squares (a small test) only the square and one wide shape."
+    """Grids, in tokens of 16 pixels, of the sizes of stage 2.
+
+    Of other squares (a small test) only the square and one wide shape."""
     for side in sides:
         for h, w in BUCKETS.get(side, ((side // 32 * 16, side * 2), (side, side))):
             yield from {(h // 16, w // 16), (w // 16, h // 16)}
 
 
-def main():
+def arguments():
+    "What was typed."
     p = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -109,7 +119,8 @@ def main():
     p.add_argument(
         "--areas",
         default="512,768,1024",
-        help="sides of the squares whose areas the mixed buckets have; the batch shrinks as tokens grow; '' leaves them out",
+        help="sides of the squares whose areas the mixed buckets have; the batch shrinks as tokens "
+        "grow; '' leaves them out",
     )
     p.add_argument("--text", type=int, default=256, help="text tokens")
     p.add_argument(
@@ -136,69 +147,63 @@ def main():
         default=0.9999,
         help="0 spares 4 bytes per weight, which an 80 GB card needs",
     )
-    a = p.parse_args()
-    torch._dynamo.config.automatic_dynamic_shapes = not a.static
-    torch._dynamo.config.recompile_limit = (
-        64  # more shapes than torch expects: else it stops compiling
+    return p.parse_args()
+
+
+def say(a, card, what, row):
+    "One measurement as a line of JSON."
+    setting = dict(what=what, date=datetime.date.today().isoformat(), card=card)
+    setting |= dict(torch=torch.__version__, preset=a.preset, precision=a.precision)
+    setting |= dict(checkpointing=a.checkpointing, compile=a.compile)
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+    print(json.dumps(setting | rounded), flush=True)
+
+
+def new_learner(a, config, device):
+    "A learner with random weights."
+    with device:
+        model = init_weights(LensTransformer2DModel(**config.to_dict()))
+    settings = TrainConfig(precision=a.precision, ema=a.ema, steps=10**6)
+    # fsdp even alone: bf16 copies then exist for a block at a time, not for the whole model
+    way = ScaleConfig("fsdp", checkpointing=bool(a.checkpointing), compile=bool(a.compile))
+    return ParallelLearner(model, settings, way)
+
+
+def mixed(a, learner, config, first, device):
+    "The mixed buckets, each with as many pictures as keep the tokens of the first."
+    areas = [int(x) for x in a.areas.split(",")]
+    tokens = first["images"] * (areas[0] // 16) ** 2
+    rows = []
+    for grid in buckets(areas):
+        images = max(1, round(tokens / (grid[0] * grid[1])))
+        rows.append(measure(learner, config, images, grid, a, device))
+    seconds = [r["seconds"] for r in rows]
+    middle = statistics.median(seconds)
+    return dict(
+        buckets=len(rows),
+        images=sorted({r["images"] for r in rows}, reverse=True),
+        median_seconds=middle,
+        spread=(max(seconds) - min(seconds)) / middle,
+        images_per_second=sum(r["images"] for r in rows) / sum(seconds),
+        peak_gb=max((r["peak_gb"] or 0) for r in rows) or None,
     )
+
+
+def main():
+    a = arguments()
+    torch._dynamo.config.automatic_dynamic_shapes = not a.static
+    # more shapes than torch expects: else it stops compiling
+    torch._dynamo.config.recompile_limit = 64
     with launched("cpu" if a.device == "cpu" else None) as device:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        card = (
-            CARDS.get(
-                listed_card(name, torch.cuda.get_device_properties(device).total_memory / 1e9)
-            )
-            if device.type == "cuda"
-            else None
-        )
-        a.peak = card.tflops if card else None
+        name, gb = this_card(device)
+        card = torch.cuda.get_device_name(device) if device.type == "cuda" else name
+        a.peak = CARDS[name].tflops if name in CARDS else None
         config = preset(a.preset)
-        with device:
-            model = init_weights(LensTransformer2DModel(**config.to_dict()))
-        settings = TrainConfig(precision=a.precision, ema=a.ema, steps=10**6)
-        # fsdp even alone: bf16 copies then exist for a block at a time, not for the whole model
-        learner = ParallelLearner(
-            model,
-            settings,
-            ScaleConfig("fsdp", checkpointing=bool(a.checkpointing), compile=bool(a.compile)),
-        )
-        say = lambda what, row: print(
-            json.dumps(
-                dict(
-                    what=what,
-                    date=datetime.date.today().isoformat(),
-                    card=name,
-                    torch=torch.__version__,
-                    preset=a.preset,
-                    precision=a.precision,
-                    checkpointing=a.checkpointing,
-                    compile=a.compile,
-                )
-                | {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
-            ),
-            flush=True,
-        )
+        learner = new_learner(a, config, device)
         first = largest(learner, config, (a.size // 16, a.size // 16), a, device)
-        say("stage 1", first)
-        if not a.areas:
-            return
-        areas = [int(x) for x in a.areas.split(",")]
-        tokens = first["images"] * (areas[0] // 16) ** 2
-        rows = [
-            measure(learner, config, max(1, round(tokens / (grid[0] * grid[1]))), grid, a, device)
-            for grid in buckets(areas)
-        ]
-        seconds = [r["seconds"] for r in rows]
-        say(
-            "mixed buckets",
-            dict(
-                buckets=len(rows),
-                images=sorted({r["images"] for r in rows}, reverse=True),
-                median_seconds=statistics.median(seconds),
-                spread=(max(seconds) - min(seconds)) / statistics.median(seconds),
-                images_per_second=sum(r["images"] for r in rows) / sum(seconds),
-                peak_gb=max((r["peak_gb"] or 0) for r in rows) or None,
-            ),
-        )
+        say(a, card, "stage 1", first)
+        if a.areas:
+            say(a, card, "mixed buckets", mixed(a, learner, config, first, device))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""A distilled model beside its teacher: toy GenEval, diversity, Fréchet distance, passes and seconds: python benchmarks/turbo_quality.py --out turbo_shipped.json"""
+"""A distilled model beside its teacher: python benchmarks/turbo_quality.py --out turbo_shipped.json
+
+Toy GenEval, diversity, Fréchet distance, passes of the network and seconds."""
 
 import argparse
 import json
 import tempfile
 from pathlib import Path
+
 import torch
+
 from lens_ref.core.files import atomic_write, data_path
 from lens_ref.pretrain.pipeline import LensPipeline
 from lens_ref.turbo.findings import (
@@ -27,10 +31,7 @@ def main():
     ask.add_argument("--out", required=True, help="JSON file of the rows")
     a = ask.parse_args()
     torch.set_num_threads(1)
-    teacher, student = (
-        LensPipeline.from_pretrained(a.teacher),
-        LensPipeline.from_pretrained(a.student),
-    )
+    teacher, student = map(LensPipeline.from_pretrained, (a.teacher, a.student))
     config = TurboAblationConfig(per_skill=a.per_skill)
     with tempfile.TemporaryDirectory() as folder:
         net = feature_net(Path(folder) / "features.safetensors", config.feature_steps)

@@ -1,4 +1,6 @@
-"""Memory and time of one Turbo update with random weights: python benchmarks/turbo_step.py --preset lens --device cuda --lora-rank 64"""
+"""Memory and seconds of a Turbo update, random weights: python benchmarks/turbo_step.py [OPTIONS]
+
+The released size by default: --preset lens --device cuda --lora-rank 64; see --help."""
 
 import argparse
 import json
@@ -6,9 +8,11 @@ import time
 
 import torch
 
-from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
 from lens_ref.pretrain.pipeline import LensPipeline
-from lens_ref.turbo.stage import TurboConfig, new_turbo, run_turbo
+from lens_ref.turbo.config import TurboConfig
+from lens_ref.turbo.rounds import new_turbo, run_turbo
 from lens_ref.vae.autoencoder import ToyVAE
 
 

@@ -3,18 +3,27 @@
     with FakeEndpoint(script={"cat": ["429", "ok"]}) as server:
         ...server.url, server.paid("cat"), server.calls, server.most_at_once...
 
-`script`: question -> what its first, second, ... request meets; afterwards, and for other questions, "ok". A question is the last text of the user's first message.
-`answer(question, body)`: the text of an "ok" reply. What a request can meet:
+`script`: question -> what its first, second, ... request meets; then, and for other questions,
+"ok". A question is the last text of the user's first message. `answer(question, body)`: the text of
+an "ok" reply. What a request can meet:
 
-ok           an answer                                          401, 404, 400   these errors
-429, 429:S   too many requests (with Retry-After: S seconds)    nomoney         429 insufficient_quota
-500, 503:S   server errors (with Retry-After)                   moderated       400 content_filter
-hang         nothing at all for `hang` seconds                  refusal         a refusal
-drip         a blank every 50 ms, never an answer               length          finish_reason length
-garbage      HTTP 200, half a JSON text                         empty           an answer without text
-cut          the line is cut in the middle of the body          page            HTTP 200 with an HTML page
-drop         the line is cut before any byte                    nousage         an answer without token counts
+ok           an answer
+429, 429:S   too many requests (with Retry-After: S seconds)
+500, 503:S   server errors (with Retry-After)
+401, 404, 400   these errors
+nomoney      429 insufficient_quota
+moderated    400 content_filter
+refusal      a refusal
+length       finish_reason length
+empty        an answer without text
+nousage      an answer without token counts
 spent        an answer, and headers that say: no request left for 0.4 s
+page         HTTP 200 with an HTML page
+garbage      HTTP 200, half a JSON text
+cut          the line is cut in the middle of the body
+drop         the line is cut before any byte
+hang         nothing at all for `hang` seconds
+drip         a blank every 50 ms, never an answer
 """
 
 import json
@@ -25,15 +34,8 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 100, 10
-ANSWERED = {
-    "ok",
-    "refusal",
-    "length",
-    "empty",
-    "nousage",
-    "spent",
-    "cut",
-}  # what a real provider would charge for
+# What a real provider would charge for.
+ANSWERED = {"ok", "refusal", "length", "empty", "nousage", "spent", "cut"}
 
 
 def question(body):
@@ -90,19 +92,11 @@ class Server(ThreadingHTTPServer):
 
 class FakeEndpoint:
     def __init__(self, script=None, answer=None, seconds=0.0, hang=30.0):
-        self.script, self.seconds, self.hang = (
-            {k: list(v) for k, v in (script or {}).items()},
-            seconds,
-            hang,
-        )
+        self.script = {k: list(v) for k, v in (script or {}).items()}
+        self.seconds, self.hang = seconds, hang
         self.answer = answer or (lambda question, body: f"answer to {question}")
-        self.lock, self.visits, self.at_once, self.most_at_once, self.calls = (
-            threading.Lock(),
-            Counter(),
-            0,
-            0,
-            [],
-        )
+        self.lock, self.visits, self.calls = threading.Lock(), Counter(), []
+        self.at_once = self.most_at_once = 0
         self.ended = threading.Event()
 
     def __enter__(self):
@@ -135,7 +129,8 @@ class FakeEndpoint:
             self.calls.append(call)
         try:
             self.ended.wait(self.seconds)
-            # The answer is on its way from here on: the client may start its next request before this thread gets to run again.
+            # The answer is on its way from here on: the client may start its next request before
+            # this thread gets to run again.
             with self.lock:
                 self.at_once -= 1
             self.meet(handler, mood, q, body)

@@ -67,6 +67,9 @@ def imports_of(tree, module):
                 name = name.removeprefix("lens_ref").strip(".")
             whole = [name, *(f"{name}.{a.name}".strip(".") for a in node.names)]
             yield from (n for n in whole if n in MODULES)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if node.value.startswith("lens_ref."):  # for importlib, or a command that starts it
+                yield from (n for n in [node.value.removeprefix("lens_ref.")] if n in MODULES)
         elif isinstance(node, ast.Import):
             names = [a.name.removeprefix("lens_ref.") for a in node.names]
             yield from (n for n in names if n in MODULES)

@@ -1,4 +1,5 @@
-"""Properties of buckets: where images land, what a step costs, who draws what, restarts, and joined batches."""
+"""Properties of buckets: where images land, what a step costs, who draws what, restarts, and
+joined batches."""
 
 import json
 import random
@@ -30,12 +31,14 @@ from lens_ref.pretrain.buckets import (
 from lens_ref.core.config import ConfigError, DataError
 from lens_ref.pretrain.caches import join_caches
 from lens_ref.dit.positions import grid_mask
-from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
 from lens_ref.pretrain.cost import count_flops
 from lens_ref.dit.flow import per_sample_loss, training_mu
 from lens_ref.core.loop import Learner, train
 from lens_ref.pretrain.step import TrainConfig, pretrain_step
-from lens_ref.data.world import render, sample_scene
+from lens_ref.data.drawing import render
+from lens_ref.data.world import sample_scene
 
 quiet = lambda line: None
 
@@ -293,7 +296,8 @@ def batches_used(views, steps):
 
 
 def test_another_number_of_ranks_goes_on_where_it_may(caches):
-    "Two ranks make 25 steps, three go on for 30, then one: with `world` allowed no picture of an epoch is left out or comes twice; a batch of another size begins the next epoch."
+    """Two ranks make 25 steps, three go on for 30, then one: with `world` allowed no picture of an
+    epoch is left out or comes twice; a batch of another size begins the next epoch."""
     make = lambda world, batches=BATCHES, **kw: [
         MixedData(caches, batches, seed=1, rank=r, world=world, log=quiet, **kw)
         for r in range(world)
@@ -452,7 +456,7 @@ def test_each_rank_reads_its_own_rows_and_gets_what_it_got_from_the_whole_batch(
 ):
     from lens_ref.pretrain import buckets
     from lens_ref.core.parallel import Shard, take_rows
-    from lens_ref.pretrain.scale import Pieces
+    from lens_ref.pretrain.sharding import Pieces
 
     read, true = [], data_shards.read_or_note
     monkeypatch.setattr(buckets, "read_or_note", lambda *a: read.append(a[1]) or true(*a))
@@ -475,7 +479,8 @@ def test_each_rank_reads_its_own_rows_and_gets_what_it_got_from_the_whole_batch(
 
 
 def test_a_damaged_sample_is_replaced_by_the_next_whoever_reads_it(stored, monkeypatch):
-    from lens_ref.pretrain.scale import Pieces, cut_caches, model_settings
+    from lens_ref.pretrain.scale import cut_caches, model_settings
+    from lens_ref.pretrain.sharding import Pieces
 
     sound = open_cache(stored, 2, 0)
     order, good = (

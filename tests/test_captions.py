@@ -1,4 +1,4 @@
-"""Captioning against a server that misbehaves, captions that exist already, and what a caption states."""
+"""Captioning against a server that misbehaves, the table it writes, and what a caption states."""
 
 import json
 import os
@@ -19,28 +19,25 @@ from lens_ref.data.captioner import (
     Caption,
     CaptionRules,
     EndpointCaptioner,
-    MetadataCaptioner,
-    WorldCaptioner,
     caption_files,
     caption_report,
-    coverage,
-    coverage_table,
-    dataset_captions,
-    caption_facts,
-    false_claims,
     flaws,
     length,
-    stated,
     write_metadata,
 )
+from lens_ref.data.facts import coverage, coverage_table, caption_facts, false_claims, stated
 from lens_ref.clients.chat import EndpointConfig
 from lens_ref.core.config import ConfigError, DataError
 from lens_ref.clients.endpoint import Endpoint
+from lens_ref.data.wording import dense_caption
 from lens_ref.data.world import Scene, Sign, Thing, sample_scene
 
 from fake_endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, FakeEndpoint
 
-GOOD = "A tabby cat with green eyes lies on a striped blue cushion beside a half-open window in soft light."
+GOOD = (
+    "A tabby cat with green eyes lies on a striped blue cushion "
+    "beside a half-open window in soft light."
+)
 
 
 def pictures(folder, n):
@@ -172,9 +169,10 @@ JOB = textwrap.dedent("""
     from lens_ref.clients.chat import EndpointConfig
     from lens_ref.clients.endpoint import Endpoint
     url, folder = sys.argv[1], Path(sys.argv[2])
-    endpoint = Endpoint(EndpointConfig("vlm", urls=(url,), concurrency=4, backoff=0.05), folder / "answers.sqlite")
+    config = EndpointConfig("vlm", urls=(url,), concurrency=4, backoff=0.05)
+    captioner = EndpointCaptioner(Endpoint(config, folder / "answers.sqlite"))
     show = lambda column, n, c: print(c.file, flush=True)
-    caption_files(sorted(folder.glob("*.png")), {"text": EndpointCaptioner(endpoint)}, folder, progress=show)
+    caption_files(sorted(folder.glob("*.png")), {"text": captioner}, folder, progress=show)
 """)
 
 
@@ -204,30 +202,7 @@ def test_captioning_goes_on_after_kill_9_without_paying_again(tmp_path):
     ) == 50
 
 
-# ---- captions that exist already
-
-
-def test_metadata_captions(tmp_path):
-    files = pictures(tmp_path, 3)
-    (tmp_path / "metadata.jsonl").write_text(
-        '{"file_name": "000.png", "text": "a  red\\ncat", "alt": "cat"}\n{"file_name": "001.png", "text": " "}\n'
-    )
-    a, b, c = MetadataCaptioner(tmp_path)(files)
-    assert (
-        (a.text, a.source) == ("a red cat", "metadata")
-        and b.status == c.status == "error"
-        and b.text is None
-    )
-    assert next(MetadataCaptioner(tmp_path, "alt", "alt")(files)).text == "cat"
-    (tmp_path / "metadata.jsonl").write_bytes(
-        '{"file_name": "./000.png", "text": "a\u2028red\x85cat"}\n\n'.encode()
-    )
-    assert next(MetadataCaptioner(tmp_path)(files)).text == "a red cat"
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "000.png", "text": "x"}\nnot json\n')
-    with pytest.raises(DataError, match="metadata.jsonl:2"):
-        MetadataCaptioner(tmp_path)
-    with pytest.raises(DataError, match="no such file"):
-        MetadataCaptioner(tmp_path / "none")
+# ---- a folder that has captions already
 
 
 def test_captioning_keeps_what_metadata_held(tmp_path):
@@ -262,26 +237,6 @@ def test_captioning_keeps_what_metadata_held(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("{broken")
     with pytest.raises(DataError, match="metadata.jsonl:1"):
         caption_files(files, {"text": lambda paths: pytest.fail("asked")}, tmp_path)
-
-
-def test_dataset_columns():
-    from datasets import Dataset
-
-    table = Dataset.from_dict(dict(caption=["a cat", None], name=["x.png", "y.png"]))
-    a, b = dataset_captions(table, "caption", "name")
-    assert (a.file, a.text, b.status) == ("x.png", "a cat", "error")
-    with pytest.raises(DataError, match="caption"):
-        list(dataset_captions(table, "captoin"))
-
-
-def test_world_captions_depend_on_the_scene_and_the_seed_alone():
-    scenes = [sample_scene(random.Random(i)) for i in range(30)]
-    texts = [c.text for c in WorldCaptioner("dense")(scenes)]
-    assert texts[::-1] == [c.text for c in WorldCaptioner("dense")(scenes[::-1])] and texts != [
-        c.text for c in WorldCaptioner("dense", seed=1)(scenes)
-    ]
-    with pytest.raises(ConfigError, match="brief"):
-        WorldCaptioner("breif")
 
 
 def test_only_pictures_with_every_caption_are_listed(tmp_path):
@@ -390,7 +345,7 @@ def test_facts_of_a_scene():
 
 def test_dense_captions_of_every_skill_are_covered_and_scenes_are_told_apart():
     scenes = [sample_scene(random.Random(i)) for i in range(600)]
-    dense = [c.text for c in WorldCaptioner()(scenes)]
+    dense = [dense_caption(s, random.Random(i)) for i, s in enumerate(scenes)]
     table = coverage_table(scenes, dense)
     for kind in ("object", "colour", "size", "count", "place", "word", "setting"):
         assert table[kind][0] == table[kind][1], (kind, table[kind])
@@ -434,9 +389,5 @@ def test_lengths_are_counted_in_the_right_unit(text, unit):
 )
 def test_talk_of_missing_text_is_a_flaw(text):
     assert flaws(text) == ["speaks of missing text"]
-    assert (
-        flaws(
-            'A large brown dog sleeps next to a door below a poster whose text reads "NO PARKING" in red.'
-        )
-        == []
-    )
+    told = 'A large brown dog sleeps next to a door below a poster that reads "NO PARKING" in red.'
+    assert flaws(told) == []

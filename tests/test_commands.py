@@ -1,7 +1,10 @@
-"""From a folder of pictures to a trained transformer by commands alone, with the faults a user makes on the way."""
+"""From a folder of pictures to a trained transformer by commands alone.
+
+With the faults a user makes on the way."""
 
 import json
 import random
+import shlex
 import subprocess
 import sys
 
@@ -12,15 +15,18 @@ from PIL import Image
 from lens_ref.dit import transformer as dit_transformer
 from lens_ref.pretrain import step as pretraining
 from lens_ref.pretrain import scale as S
+from lens_ref.pretrain import sharding as D
 from lens_ref.core import loop as T
-from lens_ref.cli.main import main
+from lens_ref.cli.main import COMMANDS, main
+from lens_ref.cli.options import cli_parser
 from lens_ref.core.config import ConfigError
 from lens_ref.core.files import data_path, load_tensors
-from lens_ref.dit.transformer import preset
+from lens_ref.dit.presets import preset
 from lens_ref.pretrain.cost import count_flops
 from lens_ref.data.shards import open_samples
 from lens_ref.data.wording import dense_caption
-from lens_ref.data.world import SPRITES, render, sample_scene
+from lens_ref.data.drawing import render
+from lens_ref.data.world import SPRITES, sample_scene
 from test_scale import ENV
 
 
@@ -94,7 +100,7 @@ def test_folder_to_shards_to_weights(pictures, tmp_path, capsys):
 
 
 def real_pictures(folder):
-    "Emoji by Microsoft's artists and parts of a photograph, in several sizes and file types, with a caption each."
+    "Emoji by Microsoft's artists and parts of a photograph, in several sizes, each with a caption."
     from matplotlib.cbook import get_sample_data
 
     sheet, photo, said = (
@@ -122,13 +128,16 @@ def real_pictures(folder):
 def losses(run):
     return {
         r["step"]: r["loss"]
-        for r in torch.load(S.latest_sharded(run) / "rank_00000.pt", weights_only=True)["history"]
+        for r in torch.load(D.latest_sharded(run) / "rank_00000.pt", weights_only=True)["history"]
     }
 
 
 @pytest.mark.timeout(300)
 def test_real_pictures_train_the_same_model_in_one_process_and_under_torchrun(tmp_path, capsys):
-    "Folder -> shards -> cache -> weights by commands alone. Losses of one process and of two agree to 1e-5 of their value: sums of halves are added in another order."
+    """Folder -> shards -> cache -> weights by commands alone.
+
+    Losses of one process and of two agree to 1e-5 of their value: sums of halves are added in
+    another order."""
     (folder := tmp_path / "pictures").mkdir()
     n, shards, cached = real_pictures(folder), str(tmp_path / "shards"), str(tmp_path / "cached")
     assert (
@@ -203,6 +212,47 @@ def test_real_pictures_train_the_same_model_in_one_process_and_under_torchrun(tm
     )
 
 
+def examples(c):
+    "The examples in a command's help, as lists of words without `lens-ref`."
+    for line in c.examples.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["lens-ref"]:
+            yield words[1:]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_help_shows_is_accepted(name):
+    "Every option that it prints takes what it says, its default too, and every example parses."
+    c, parser = COMMANDS[name], cli_parser(COMMANDS)
+    if c.raw:
+        return
+    needed = {k: d for k, (d, _) in c.options.items() if d is ... or isinstance(d, tuple)}
+    begun = [name, *("x" if d is ... else d[0] for d in needed.values())]
+    for option, (default, text) in c.options.items():
+        if option in needed:
+            continue
+        dashed = "--" + option.replace("_", "-")
+        kind = default if isinstance(default, type) else type(default)
+        given = [] if default is False else ["3" if kind in (int, float) else "x"]
+        found = getattr(parser.parse_args([*begun, dashed, *given]), option)
+        assert found == (True if default is False else kind(given[0]))
+        left_out = getattr(parser.parse_args(begun), option)
+        assert left_out == (None if isinstance(default, type) else default)
+        assert text
+    shown = list(examples(c))
+    assert shown and all(parser.parse_args(words).command == name for words in shown)
+
+
+def test_help_needs_no_model_library():
+    "It answers at once: torch alone takes more than a second to import."
+    asked = "import sys; from lens_ref.cli.main import main; main(['--help'])"
+    code = f"import atexit, sys; atexit.register(lambda: print(*sys.modules)); {asked}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
+    loaded = set(done.stdout.split())
+    assert done.returncode == 0 and "lens_ref.cli.main" in loaded
+    assert not loaded & {"torch", "diffusers", "transformers", "matplotlib", "PIL"}
+
+
 @pytest.mark.parametrize(
     "argv, named",
     [
@@ -247,7 +297,9 @@ def test_a_mistyped_kind_leaves_no_trace(pictures, tmp_path, capsys):
 
 
 def test_captions_stop_at_the_budget_and_go_on_with_a_larger_one(pictures, tmp_path, capsys):
-    "What is under way when the budget is reached may still be paid, nothing after it, in this run or the next; a larger budget pays only for what is missing."
+    """What is under way when the budget is reached may still be paid, nothing after it.
+
+    In this run or the next; a larger budget pays only for what is missing."""
     from fake_endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, FakeEndpoint
 
     price = (2 * PROMPT_TOKENS + 8 * COMPLETION_TOKENS) / 1e6
@@ -344,7 +396,9 @@ def test_prepare_says_which_filters_are_not_run_and_takes_models_for_them(
 
 
 def test_several_sizes_train_and_cost_the_same():
-    "Two sizes: each step draws one, with as many pictures as make it cost the same; a batch cannot be gathered over passes then."
+    """Two sizes: each step draws one, with as many pictures as make it cost the same.
+
+    A batch cannot be gathered over passes then."""
     g, model = torch.Generator().manual_seed(0), preset("toy", num_layers=1)
 
     def cache(h, w, n=40):
@@ -365,8 +419,8 @@ def test_several_sizes_train_and_cost_the_same():
         and max(n for n, _ in drawn) <= 17
         and min(cost) > 0.9 * max(cost)
     ), drawn
-    learner = S.ParallelLearner(
-        dit_transformer.LensTransformer2DModel(**model.to_dict()), config, S.ScaleConfig()
+    learner = D.ParallelLearner(
+        dit_transformer.LensTransformer2DModel(**model.to_dict()), config, D.ScaleConfig()
     )
     losses = [s.loss for s in T.train(learner, pretraining.pretrain_step, data, log=str)]
     assert len(losses) == 12 and all(0 < x < 10 for x in losses)

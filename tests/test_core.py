@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,10 +17,24 @@ import numpy as np
 import pytest
 import torch
 
-from lens_ref.core import pictures as core_pictures
 from lens_ref.core import files as core
-from lens_ref.core.config import CheckpointError, Config, ConfigError, DataError
-from lens_ref.core.files import atomic_write, load_tensors, save_tensors
+from lens_ref.core import pictures as core_pictures
+from lens_ref.core.checkpoints import local_folder, read_index, read_model_config, tensor_files
+from lens_ref.core.config import (
+    CheckpointError,
+    Config,
+    ConfigError,
+    DataError,
+    nearest,
+    shows_error,
+)
+from lens_ref.core.files import (
+    atomic_folder,
+    atomic_write,
+    load_tensors,
+    recover_folder,
+    save_tensors,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -59,6 +75,7 @@ def test_a_disk_that_really_refuses_bytes(tmp_path, save):
     (tmp_path / "new.bin").write_text("old")
     code = f"""
 import resource, torch
+from lens_ref.core import config as settings
 from lens_ref.core import files as core
 x = torch.zeros(100_000)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -84,7 +101,7 @@ def test_kill_in_the_middle_keeps_the_earlier_file(tmp_path):
     save_tensors({"x": torch.arange(3)}, path)
     code = textwrap.dedent("""
         import time
-        from lens_ref.core import atomic_write
+        from lens_ref.core.files import atomic_write
         with atomic_write("a.safetensors") as tmp:
             tmp.write_bytes(b"half")
             print("writing", flush=True)
@@ -132,6 +149,119 @@ def test_a_folder_where_the_file_should_be(tmp_path):
     with pytest.raises(CheckpointError, match="directory"), atomic_write(tmp_path / "a") as tmp:
         tmp.write_text("x")
     assert leftovers(tmp_path) == ["a"]
+
+
+# ---- atomic folders
+
+KILLED = """
+import os, shutil, signal, sys
+from lens_ref.core.files import atomic_folder
+
+wait, moves = int(sys.argv[1]), 0
+
+def dies(do):
+    def move(*args, **kwargs):
+        global moves
+        if moves == wait:
+            os.kill(os.getpid(), signal.SIGKILL)
+        moves += 1
+        return do(*args, **kwargs)
+    return move
+
+with atomic_folder("model") as tmp:
+    (tmp / "model_index.json").write_text('{"made": "new"}')
+    (tmp / "config.json").write_text('{"made": "new"}')
+    os.replace, shutil.rmtree = dies(os.replace), dies(shutil.rmtree)
+"""
+
+
+def write_model(folder, made="old"):
+    with atomic_folder(folder) as tmp:
+        (tmp / "model_index.json").write_text(json.dumps(dict(made=made)))
+        (tmp / "config.json").write_text(json.dumps(dict(made=made)))
+
+
+def killed_write(folder, moves):
+    "Replace `folder/model` in a process that is killed after `moves` renames or deletions."
+    command = [sys.executable, "-c", KILLED, str(moves)]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL
+
+
+OPENERS = {
+    "recover_folder": lambda p: json.loads((recover_folder(p) / "config.json").read_text()),
+    "read_index": read_index,
+    "read_model_config": read_model_config,
+    "local_folder": lambda p: json.loads((local_folder(p) / "config.json").read_text()),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+@pytest.mark.parametrize(
+    "moves, there, found", [(0, True, "old"), (1, False, "old"), (2, True, "new")]
+)
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, moves, there, found):
+    "Before the first rename, between the two, and after both; whoever opens the folder next."
+    write_model(tmp_path / "killed/model")
+    killed_write(tmp_path / "killed", moves)
+    for name, read in OPENERS.items():
+        model = shutil.copytree(tmp_path / "killed", tmp_path / name) / "model"
+        assert model.exists() is there  # the window is real: only recovery closes it
+        assert read(model) == {"made": found}
+        write_model(model, "newer")
+        assert read_index(model) == {"made": "newer"}
+        assert not list(model.parent.glob(".*.old"))
+
+
+def test_a_write_that_fails_after_a_kill_leaves_what_was_there(tmp_path):
+    write_model(tmp_path / "model")
+    killed_write(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="No space"), atomic_folder(tmp_path / "model"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert read_index(tmp_path / "model") == {"made": "old"}
+
+
+def test_a_second_rename_that_fails_puts_the_first_one_back(tmp_path, monkeypatch):
+    write_model(tmp_path / "model")
+    real, calls = os.replace, []
+
+    def replace(a, b):
+        calls.append(b)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(a, b)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        write_model(tmp_path / "model", "new")
+    assert len(calls) == 3 and read_index(tmp_path / "model") == {"made": "old"}
+    assert leftovers(tmp_path) == ["model"]
+
+
+def test_a_name_with_wild_cards_recovers_its_own_folder(tmp_path):
+    (tmp_path / ".ab.0.old").mkdir()
+    assert not recover_folder(tmp_path / "a*").exists()
+    (tmp_path / ".a*.0.old").mkdir()
+    assert recover_folder(tmp_path / "a*").exists() and (tmp_path / ".ab.0.old").exists()
+
+
+def test_tensors_of_a_recovered_folder_are_found(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_tensors({"x": torch.ones(2)}, folder / "diffusion_pytorch_model.safetensors")
+    folder.rename(tmp_path / ".model.12345678.old")
+    assert tensor_files(folder)["x"][1] == (2,)
+
+
+def test_files_and_links_give_way_to_a_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    write_model(tmp_path / "other")
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    for name in ("file", "link"):
+        write_model(tmp_path / name, "new")
+        assert read_index(tmp_path / name) == {"made": "new"}
+    assert read_index(tmp_path / "other") == {"made": "old"}
+    assert leftovers(tmp_path) == ["file", "link", "other"]
 
 
 # ---- tensors
@@ -250,6 +380,78 @@ def test_config_mistakes_name_the_field(d, message):
     assert str(e.value).startswith(message) and "\n" not in str(e.value)
 
 
+@dataclasses.dataclass
+class Shapes(Config):
+    betas: tuple[float, ...] = (0.9, 0.95)
+    size: tuple[int, int] = (4, 4)
+    sizes: tuple[tuple[int, int], ...] = ()
+    names: list[str] = dataclasses.field(default_factory=list)
+    plain: tuple = ()
+    maybe: tuple[int, ...] | None = None
+
+
+def test_items_of_tuples_and_lists_are_typed():
+    c = Shapes(betas=[1, 0.5], size=[2, 3], sizes=[[1, 2], (3, 4)], names=["a"], maybe=[1])
+    assert c.betas == (1.0, 0.5) and isinstance(c.betas[0], float)
+    assert (c.size, c.sizes, c.names, c.maybe) == ((2, 3), ((1, 2), (3, 4)), ["a"], (1,))
+    assert Shapes(plain=["a", 1]).plain == ("a", 1)
+    assert Shapes.from_dict(json.loads(json.dumps(c.to_dict()))) == c
+    assert Shapes(betas=()).betas == ()
+
+
+@pytest.mark.parametrize(
+    "d, message",
+    [
+        (dict(betas=("0.9", 0.95)), "Shapes.betas[0]='0.9': expected float, got str"),
+        (dict(betas="0.9"), "Shapes.betas='0.9': expected tuple, got str"),
+        (dict(betas=(0.9, True)), "Shapes.betas[1]=True: expected float, got bool"),
+        (dict(size=(4, 4, 4)), "Shapes.size=(4, 4, 4): expected 2 items, got 3"),
+        (dict(sizes=[[1, 2], [3, "4"]]), "Shapes.sizes[1][1]='4': expected int, got str"),
+        (dict(sizes=[1]), "Shapes.sizes[0]=1: expected tuple, got int"),
+        (dict(names=["a", 1]), "Shapes.names[1]=1: expected str, got int"),
+        (dict(names=("a",)), "Shapes.names=('a',): expected list, got tuple"),
+        (dict(maybe=[1.5]), "Shapes.maybe[0]=1.5: expected int, got float"),
+    ],
+)
+def test_a_wrong_item_is_named_by_its_place(d, message):
+    with pytest.raises(ConfigError) as e:
+        Shapes(**d)
+    assert str(e.value) == message
+
+
+def test_nearest_knows_letters_and_initials():
+    names = ["steps", "batch_size", "learning_rate", "weight_decay", "betas"]
+    for word, found in dict(
+        lr="learning_rate",
+        bs="batch_size",
+        wd="weight_decay",
+        step="steps",
+        learn_rate="learning_rate",
+    ).items():
+        assert nearest(word, names) == f"did you mean {found!r}?"
+    assert nearest("learning_rate", ["lr", "eps"]) == "did you mean 'lr'?"
+    assert nearest("s", ["steps", "size"]) != "did you mean 'size'?"
+    assert nearest("qqq", names) == "choose from " + ", ".join(names)
+    with pytest.raises(ConfigError, match="no key 'bs': did you mean 'batch_size'"):
+        from lens_ref.core.loop import LoopConfig
+
+        LoopConfig.from_dict(dict(bs=3))
+
+
+def test_an_expected_error_is_shown_and_must_come(capsys):
+    with shows_error(ConfigError):
+        raise ConfigError("steps=0: must be at least 1")
+    assert capsys.readouterr().out == "ConfigError: steps=0: must be at least 1\n"
+    with shows_error(ValueError):  # a kind of it will do, under its own name
+        raise DataError("a.png: broken")
+    assert capsys.readouterr().out == "DataError: a.png: broken\n"
+    with pytest.raises(AssertionError, match="expected ConfigError, and nothing"):
+        with shows_error(ConfigError):
+            pass
+    with pytest.raises(KeyError), shows_error(ConfigError):
+        raise KeyError("another")
+
+
 def test_replace_checks_too():
     with pytest.raises(ConfigError, match="did you mean 'rate'"):
         Outer(steps=1).replace(rat=1)
@@ -289,13 +491,18 @@ def test_pictures_of_the_wrong_kind_are_refused():
 
 
 def test_to_uint8_clips():
-    assert core_pictures.to_uint8(
-        torch.tensor([-9.0, 0.0, 9.0]).view(1, 3, 1, 1)
-    ).ravel().tolist() == [
-        0,
-        128,
-        255,
-    ]
+    x = torch.tensor([-9.0, 0.0, 9.0]).view(1, 3, 1, 1)
+    assert core_pictures.to_uint8(x).ravel().tolist() == [0, 128, 255]
+
+
+def test_from_uint8_takes_arrays_and_pictures():
+    from PIL import Image
+
+    array = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    want = torch.from_numpy(array).permute(2, 0, 1).float() / 127.5 - 1
+    for images in (array[None], [array], [Image.fromarray(array)]):
+        assert torch.equal(core_pictures.from_uint8(images), want[None])
+    assert (core_pictures.to_uint8(want[None]) == array).all()
 
 
 def test_show_images_takes_every_kind_and_saves(tmp_path):

@@ -1,4 +1,5 @@
-"""A stage saved as its change of a base: what it says when the base is missing, another one, or of another shape."""
+"""A stage saved as its change of a base: what it says when the base is missing, another one, or of
+another shape."""
 
 import json
 import shutil
@@ -40,9 +41,8 @@ def test_the_share_kept_is_that_of_what_is_loaded_and_the_pipeline_stays_as_it_w
     kept = save(pipe, tmp_path / "stage", base, rank=8)
     loaded = LensPipeline.from_pretrained(tmp_path / "stage").transformer.state_dict()
     off = lambda a: sum((a[k].double() - before[k].double()).square().sum().item() for k in before)
-    assert 0 < kept < 1 and kept == pytest.approx(
-        1 - off(loaded) / off(start), abs=1e-9
-    )  # random changes are not of low rank
+    assert 0 < kept < 1  # random changes are not of low rank
+    assert kept == pytest.approx(1 - off(loaded) / off(start), abs=1e-9)
     assert all(torch.equal(v, before[k]) for k, v in pipe.transformer.state_dict().items())
     assert json.loads((tmp_path / "stage/model_index.json").read_text())["base"] == "../base"
 

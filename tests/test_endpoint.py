@@ -1,4 +1,4 @@
-"""The chat client against a server that misbehaves: nothing lost, nothing paid twice, order and limits kept."""
+"""The chat client and a bad server: nothing lost or paid twice, order and limits kept."""
 
 import json
 import os
@@ -348,8 +348,10 @@ JOB = textwrap.dedent("""
     import sys
     from lens_ref.clients.chat import EndpointConfig, chat
     from lens_ref.clients.endpoint import Endpoint
-    client = Endpoint(EndpointConfig("m", urls=(sys.argv[1],), concurrency=4, backoff=0.05), sys.argv[2])
-    for a in client.map(chat(f"q{i}", tag=f"q{i}") for i in range(60)): print(a.tag, a.kind, a.text, flush=True)
+    config = EndpointConfig("m", urls=(sys.argv[1],), concurrency=4, backoff=0.05)
+    client = Endpoint(config, sys.argv[2])
+    for a in client.map(chat(f"q{i}", tag=f"q{i}") for i in range(60)):
+        print(a.tag, a.kind, a.text, flush=True)
 """)
 
 
@@ -424,9 +426,8 @@ def test_a_damaged_or_full_cache_stops_the_run_with_its_name(tmp_path):
         AnswerCache(tmp_path / "a.db")
     with FakeEndpoint() as server:
         client = Endpoint(config(server, concurrency=2), tmp_path / "b.db")
-        client.cache.db.execute(
-            "create trigger full before insert on answers begin select raise(abort, 'disk is full'); end"
-        )
+        fails = "begin select raise(abort, 'disk is full'); end"
+        client.cache.db.execute(f"create trigger full before insert on answers {fails}")
         with pytest.raises(CheckpointError, match="b.db.*written.*disk is full"):
             list(client.map((chat(f"q{i}") for i in range(200)), window=8))
         assert len(server.calls) < 20
@@ -539,6 +540,7 @@ def test_the_key_and_unknown_fields_are_sent_and_the_key_is_not_stored(monkeypat
         dict(budget=1.0),
         dict(price_in=-1.0),
         dict(concurency=3),
+        dict(urls=(1,)),
     ],
 )
 def test_impossible_settings_are_named(bad):

@@ -1,4 +1,4 @@
-"""The nine filters: what is dropped is named, the set depends on the pictures alone, model scorers are held to their word."""
+"""The nine filters: what is dropped is named, the set depends on the pictures alone."""
 
 import json
 import math
@@ -10,25 +10,27 @@ import pytest
 from PIL import Image
 
 from lens_ref.core.config import CheckpointError, ConfigError, DataError
+from lens_ref.data.duplicates import (
+    duplicates,
+    has_faiss,
+    hub_embedder,
+    near_pairs,
+    thumbnail_embedding,
+)
 from lens_ref.data.filters import (
     ORDER,
     Decision,
     Thresholds,
     clarity,
-    duplicates,
     entropy,
     filter_folder,
     filter_images,
-    has_faiss,
     hub_classifier,
-    hub_embedder,
     run_filters,
     luminance,
-    near_pairs,
     open_picture,
     filter_summary,
     tabled,
-    thumbnail_embedding,
 )
 
 
@@ -299,7 +301,8 @@ def test_wrong_names_are_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    "A classifier with three labels, a regressor and a CLIP tower with random weights, saved as from a hub."
+    """A classifier with three labels, a regressor and a CLIP tower with random weights, saved as
+    from a hub."""
     import torch
     from transformers import (
         CLIPImageProcessor,

@@ -1,6 +1,7 @@
 """The house keeps its rules: a path in order, no cycles, one meaning a name, pages to read."""
 
 import ast
+import re
 import statistics
 import subprocess
 from collections import defaultdict
@@ -87,6 +88,20 @@ def test_folders_import_only_from_folders_before_them():
         if place[b.split(".")[0]] > place[a.split(".")[0]]
     ]
     assert not up, "\n".join(up)
+
+
+def test_the_index_shows_the_path_in_its_order_and_how_long_each_page_takes():
+    index = "\n".join(cells(ROOT / "nbs/index.ipynb", "markdown"))
+    rows = re.findall(r"^\| (\d+) \[(.+?)\]\((.+?)\) \|.*\| (\d+) \|$", index, re.M)
+    shown = [(int(n), title, link, int(m)) for n, title, link, m in rows]
+    assert shown == [
+        (n, page_title(p), p.relative_to(ROOT / "nbs").as_posix(), minutes(p))
+        for n, p in sorted(PATH.items())
+    ]
+
+
+def page_title(path):
+    return cells(path, "markdown")[0].splitlines()[0].removeprefix("# ").strip()
 
 
 # ---- names

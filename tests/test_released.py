@@ -29,7 +29,8 @@ from lens_ref.pretrain.cost import (
     to_float8,
 )
 from lens_ref.pretrain.speed import time_generation
-from lens_ref.dit.transformer import LensTransformer2DModel, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel
 from lens_ref.pretrain.pipeline import LensPipeline
 from lens_ref.pretrain.sizes import check_size, size_for
 from lens_ref.pretrain.caches import weights_fingerprint
@@ -38,8 +39,9 @@ from lens_ref.dit.checkpoints import load_transformer
 from lens_ref.lens.released import tiny_released
 from lens_ref.lens.released import load_released
 from lens_ref.pretrain.saved import defaults_of
-from lens_ref.text.encoders import HarmonyTokenizer, HFGptOss, ReleasedEncoder, read_gpt_oss
-from lens_ref.vae.autoencoder import tiny_vae
+from lens_ref.text.checkpoints import read_gpt_oss
+from lens_ref.text.encoders import HarmonyTokenizer, HFGptOss, ReleasedEncoder
+from lens_ref.vae.checkpoints import tiny_vae
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -292,7 +294,7 @@ def test_kernels_and_compiled_blocks_draw_the_same(golden):
 
 
 def test_tiles_decode_the_same_picture():
-    "Where tiles overlap they are blended; a random decoder has statistics over the whole picture, so only roughly."
+    "Tiles blend where they overlap; a random decoder has statistics of it all, so only roughly."
     torch.manual_seed(0)
     vae, z = tiny_vae(), torch.randn(1, 4, 24, 16)
     with torch.no_grad():
@@ -365,7 +367,9 @@ def split_by_rank(token, ranks):
 
 
 def test_tokenizer_from_a_checkpoint_folder(o200k, recorded, tmp_path):
-    "A tokenizer.json as a checkpoint carries it, made from the ranks of o200k, gives the same ids, and control tokens in a prompt stay text."
+    """A tokenizer.json as a checkpoint carries it, made from o200k's ranks, gives the same ids.
+
+    And control tokens in a prompt stay text."""
     ranks = {o200k.decode_single_token_bytes(i): i for i in range(199998)}
     letters = bytes_to_unicode()
     spell = lambda token: "".join(letters[b] for b in token)
@@ -420,7 +424,8 @@ def test_the_library_of_harmony_renders_the_same(o200k, recorded, date, tmp_path
     system = H.SystemContent.new().with_conversation_start_date(date)
     # GPT-OSS's chat template ends the instruction with an empty line, the library does not
     developer = H.DeveloperContent.new().with_instructions(
-        "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background.\n\n"
+        "Describe the image by detailing the color, shape, size, texture, quantity, text, "
+        "spatial relationships of the objects and background.\n\n"
     )
     for p in recorded["prompts"]:
         thought = M(
@@ -566,7 +571,9 @@ FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -
 
 
 def pack(state, generator):
-    "Experts as MXFP4: -> (tensors as published, weights they stand for). Low nibble first; 32 values share the scale 2^(s - 127)."
+    """Experts as MXFP4: -> (tensors as published, weights they stand for).
+
+    Low nibble first; 32 values share the scale 2^(s - 127)."""
     out, meaning = {}, {}
     for k, v in state.items():
         if not k.endswith(("gate_up_proj", "down_proj")):
@@ -722,7 +729,8 @@ def edit(name, change):
     [
         (
             damage_shape,
-            "3 of .* tensors do not fit: proj_out.bias: missing; extra: unexpected; img_in.bias: .47. instead of .48.",
+            "3 of .* tensors do not fit: proj_out.bias: missing; extra: unexpected; "
+            "img_in.bias: .47. instead of .48.",
         ),
         (other_model, "another model's checkpoint .first key: double_blocks.0.weight"),
         (cut, "model.safetensors: not a whole safetensors file"),
@@ -804,6 +812,39 @@ def test_a_missing_shard_is_named(folder, tmp_path):
         load_transformer(tmp_path / "again/transformer")
 
 
+STREAM = """
+import resource, sys, torch
+from lens_ref.core import checkpoints
+
+class Reading:
+    "Touches every byte, as a copy to a GPU does."
+    def __init__(self, *args, real=checkpoints.safe_open):
+        self.file = real(*args)
+    def __enter__(self):
+        self.open = self.file.__enter__()
+        return self
+    def __exit__(self, *args):
+        return self.file.__exit__(*args)
+    def __getattr__(self, name):
+        return getattr(self.open, name)
+    def get_tensor(self, key):
+        Reading.read = True
+        x = self.open.get_tensor(key)
+        x.sum()
+        return x
+
+checkpoints.safe_open = Reading
+with torch.device("meta"):
+    layers = [torch.nn.Linear(2000, 5000, bias=False) for _ in range(8)]
+model = torch.nn.ModuleList(layers)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+checkpoints.fill(model, sys.argv[1], device="meta", dtype=torch.float32)
+assert Reading.read
+print(peak() - before)
+"""
+
+
 def test_weights_stream_shard_by_shard(tmp_path):
     "Host memory while filling a device that keeps nothing: far less than the checkpoint of 320 MB."
     index = {}
@@ -813,30 +854,10 @@ def test_weights_stream_shard_by_shard(tmp_path):
     (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(
         json.dumps(dict(weight_map=index))
     )
-    code = f"""
-import resource, torch
-from lens_ref.lens import released
-from lens_ref.released import fill
-class Reading:
-    "Touches every byte, as a copy to a GPU does."
-    def __init__(self, *args, real=released.safe_open): self.file = real(*args)
-    def __enter__(self): self.open = self.file.__enter__(); return self
-    def __exit__(self, *args): return self.file.__exit__(*args)
-    def __getattr__(self, name): return getattr(self.open, name)
-    def get_tensor(self, key): x = self.open.get_tensor(key); x.sum(); return x
-released.safe_open = Reading
-with torch.device("meta"): model = torch.nn.ModuleList(torch.nn.Linear(2000, 5000, bias=False) for _ in range(8))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-fill(model, {str(tmp_path)!r}, device="meta", dtype=torch.float32)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"""
-    used = (
-        int(
-            subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        / 1e3
+    done = subprocess.run(
+        [sys.executable, "-c", STREAM, str(tmp_path)], capture_output=True, text=True, check=True
     )
+    used = int(done.stdout) / 1e3
     assert used < 100, f"{used:.0f} MB"  # one shard of 40 MB is mapped at a time
 
 

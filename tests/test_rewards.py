@@ -33,7 +33,8 @@ from lens_ref.rl.judges import (
     parse_digit,
 )
 from lens_ref.rl.prompts import STRUCTURE, RLPrompt, read_prompts, toy_prompts, write_prompts
-from lens_ref.data.world import SKILLS, Scene, Sign, Thing, render
+from lens_ref.data.drawing import render
+from lens_ref.data.world import SKILLS, Scene, Sign, Thing
 
 from fake_endpoint import FakeEndpoint
 

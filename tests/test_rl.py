@@ -23,13 +23,15 @@ from lens_ref.rl import rollouts as O
 from lens_ref.cli.main import main
 from lens_ref.core.config import ConfigError, DataError
 from lens_ref.core.files import data_path
-from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
 from lens_ref.core.parallel import together
 from lens_ref.pretrain.pipeline import LensPipeline
 from lens_ref.rl.judges import Verdict
 from lens_ref.rl.prompts import toy_prompts
 from lens_ref.core.runs import checkpoints, read_checkpoint
-from lens_ref.core.loop import lr_at, run_state, trainable
+from lens_ref.core.averages import trainable
+from lens_ref.core.loop import lr_at, run_state
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {}
@@ -564,7 +566,7 @@ def test_killed_while_judging_then_resumed_is_the_run_that_never_stopped(changes
 @pytest.mark.parametrize("changes", [dict(), dict(lora_rank=4, lora_alpha=8)], ids=["full", "lora"])
 def test_split_network_makes_the_same_run_and_resumes(changes, tmp_path):
     "FSDP2 (a group of one process): the rounds of the plain run, and a resumed one to the bit, old policy and reference included."
-    from lens_ref.pretrain.scale import ParallelLearner, ScaleConfig, launched
+    from lens_ref.pretrain.sharding import ParallelLearner, ScaleConfig, launched
 
     c, plain = (
         config(steps=4, eps=1e-2, checkpoint_every=2, **changes),

@@ -1,10 +1,14 @@
-"""Two processes against one: equal losses and weights, checkpoints across numbers of ranks, kill -9, SIGTERM, NaN, a full disk; the planner and the launch.
+"""Two processes against one, the planner and the launch.
 
-As a script it is the worker: `test_scale.py pair OUT` runs all that needs two live processes, `torchrun test_scale.py killed OUT` loses one of them."""
+Equal losses and weights, checkpoints across numbers of ranks, kill -9, SIGTERM, NaN, a full disk.
+As a script it is the worker: `test_scale.py pair OUT` runs all that needs two live processes,
+`torchrun test_scale.py killed OUT` loses one of them."""
 
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,11 +24,13 @@ from lens_ref.pretrain import cost as pretrain_cost
 from lens_ref.pretrain import step as pretraining
 from lens_ref.pretrain import planner as P
 from lens_ref.pretrain import scale as S
+from lens_ref.pretrain import sharding as D
 from lens_ref.core import loop as T
 from lens_ref.pretrain.buckets import Bucket, Buckets, MixedData, bucket_preset
 from lens_ref.core.config import CheckpointError, ConfigError, DataError
 from lens_ref.core.files import load_tensors, save_tensors, seed_everything
-from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
 from lens_ref.core.parallel import full, rank, together
 from lens_ref.data.shards import make_sample, write_shards
 from lens_ref.pretrain.caches import cache_shards
@@ -65,11 +71,11 @@ def data():
 
 def numbers(learner):
     "Everything a run has learned, whole, in every process."
-    return {k: full(v).detach().float().clone() for k, v in S.sharded_tensors(learner).items()}
+    return {k: full(v).detach().float().clone() for k, v in D.sharded_tensors(learner).items()}
 
 
 def drain(learner, pieces=1, step=pretraining.pretrain_step, **kw):
-    return [s.loss for s in T.train(learner, step, S.Pieces(data(), pieces), log=str, **kw)]
+    return [s.loss for s in T.train(learner, step, D.Pieces(data(), pieces), log=str, **kw)]
 
 
 def mixed(number, n):
@@ -127,7 +133,7 @@ def without_room(folder):
 
 
 def spread(changes=None, seed=0, **way):
-    return S.ParallelLearner(tiny(seed), settings(**changes or {}), S.ScaleConfig(**way))
+    return D.ParallelLearner(tiny(seed), settings(**changes or {}), D.ScaleConfig(**way))
 
 
 class Bad:
@@ -142,7 +148,7 @@ class Bad:
         return (loss * math.nan if self.calls == 3 and rank() == self.number else loss), extra
 
 
-# ---------------------------------------------------------------------------------------------- what runs in two processes
+# ---- what runs in two processes
 
 
 def on_full_disk(learner, folder):
@@ -213,10 +219,10 @@ def pair(out):
         fresh = spread(seed=1, **way)
         fresh.resume(out / "one", log=str)
         found[f"one read as {name}"] = dict(numbers=numbers(fresh), step=fresh.step)
-    # averaged weights: inside they are there in every forward pass, afterwards the own ones are back
+    # averaged weights: inside they are there in every forward pass, afterwards the own ones
     own, validation = (
         numbers(learner),
-        S.SharedValidation(tiny_data().rows(slice(None)), settings()),
+        D.SharedValidation(tiny_data().rows(slice(None)), settings()),
     )
     plain = validation(learner.model)
     with learner.ema.applied(learner.model):
@@ -239,10 +245,10 @@ def killed(out):
             os.kill(os.getpid(), signal.SIGKILL)
         return pretraining.pretrain_step(model, batch, c, generator)
 
-    with S.launched("cpu"):
+    with D.launched("cpu"):
         learner = spread(parallel="fsdp")
         began = []
-        for state in T.train(learner, step, S.Pieces(data(), 1), folder=out / "run", log=str):
+        for state in T.train(learner, step, D.Pieces(data(), 1), folder=out / "run", log=str):
             began.append(state.step)
         whole = numbers(learner)
         if rank() == 0:
@@ -252,10 +258,10 @@ def killed(out):
 if __name__ == "__main__":
     task, out = sys.argv[1], Path(sys.argv[2])
     together(2, pair, out) if task == "pair" else killed(out)
-    S.leave(0)
+    D.leave(0)
 
 
-# ---------------------------------------------------------------------------------------------- equal to one process
+# ---- equal to one process
 
 
 def launch(*args, seconds=240, **kw):
@@ -309,7 +315,7 @@ def test_losses_and_weights_equal_one_process(one, two, name):
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_two_processes_with_sizes_of_their_own_equal_their_work_in_one(two, name):
-    "Each process draws its own size at each step; one process that averages over both ranks' batches learns the same."
+    "Each process draws its own size; one that averages over both ranks' batches learns the same."
     drawn = {tuple(len(b["latents"]) for b in BothRanks().batch(step)) for step in range(8)}
     assert {(2, 6), (6, 2)} & drawn, drawn  # sizes did differ within a step
     got, want = (
@@ -377,7 +383,7 @@ def test_average_under_fsdp(one, two):
     assert ema["averaged"] != pytest.approx(ema["plain"], rel=1e-4)
 
 
-# ---------------------------------------------------------------------------------------------- checkpoints
+# ---- checkpoints
 
 
 def test_two_wrote_and_two_read_bit_for_bit(two):
@@ -386,7 +392,7 @@ def test_two_wrote_and_two_read_bit_for_bit(two):
 
 def test_two_wrote_and_one_goes_on(two, tmp_path):
     learner = spread(dict(steps=8), seed=1)
-    assert S.resume_sharded(two.out / "two", learner).name == "step_00000006" and same(
+    assert D.resume_sharded(two.out / "two", learner).name == "step_00000006" and same(
         numbers(learner), two.found["fsdp"]["numbers"]
     )
     assert drain(learner) == pytest.approx(alone(steps=8)["losses"][6:], rel=1e-5)
@@ -428,7 +434,7 @@ def test_exact_resume_alone_with_every_generator(tmp_path):
             seed_everything(5)
             learner = spread(dict(checkpoint_every=3), seed=i)
             for state in T.train(
-                learner, noisy_step, S.Pieces(data(), 1), folder=tmp_path / str(len(stops)), log=str
+                learner, noisy_step, D.Pieces(data(), 1), folder=tmp_path / str(len(stops)), log=str
             ):
                 if state.step == stop:
                     break
@@ -438,15 +444,15 @@ def test_exact_resume_alone_with_every_generator(tmp_path):
 
 def test_damaged_missing_and_foreign_checkpoints(tmp_path):
     drain(spread(), folder=tmp_path)
-    newest, older = S.sharded_checkpoints(tmp_path)
+    newest, older = D.sharded_checkpoints(tmp_path)
     part = next(newest.glob("*.distcp"))
     part.write_bytes(part.read_bytes()[:-1])
     said = []
-    assert S.latest_sharded(tmp_path, said.append) == older and str(newest) in said[0]
+    assert D.latest_sharded(tmp_path, said.append) == older and str(newest) in said[0]
     (older / "files.json").unlink()
     with pytest.raises(CheckpointError, match="none of its 2"):
-        S.latest_sharded(tmp_path, str)
-    assert S.latest_sharded(tmp_path / "nothing") is None
+        D.latest_sharded(tmp_path, str)
+    assert D.latest_sharded(tmp_path / "nothing") is None
 
 
 def test_other_settings_and_models_are_refused_before_anything_changes(tmp_path):
@@ -456,22 +462,22 @@ def test_other_settings_and_models_are_refused_before_anything_changes(tmp_path)
     with pytest.raises(ConfigError, match="TrainConfig.lr"):
         learner.resume(tmp_path)
     with pytest.raises(ConfigError, match="num_layers"):
-        S.ParallelLearner(tiny(num_layers=3), settings(), S.ScaleConfig()).resume(tmp_path)
+        D.ParallelLearner(tiny(num_layers=3), settings(), D.ScaleConfig()).resume(tmp_path)
     assert same(before, numbers(learner)) and learner.step == 0
     learner.resume(tmp_path, allow=["lr"])
     assert learner.step == 6
 
 
 def test_data_that_stood_elsewhere_in_each_process_needs_as_many(tmp_path):
-    path = drain(spread(), folder=tmp_path) and S.latest_sharded(tmp_path)
+    path = drain(spread(), folder=tmp_path) and D.latest_sharded(tmp_path)
     books = torch.load(path / "rank_00000.pt", weights_only=True)
     for i in (0, 1):
         torch.save(books | dict(data=dict(next=i)), path / f"rank_{i:05d}.pt")
     with pytest.raises(CheckpointError, match="different places in their data; resume with 2"):
-        S.read_books(path)
+        D.read_books(path)
 
 
-# ---------------------------------------------------------------------------------------------- launches
+# ---- launches
 
 
 @pytest.mark.timeout(300)
@@ -560,13 +566,13 @@ def test_sigterm_to_the_launcher_stops_with_a_checkpoint_and_the_run_goes_on(tmp
     finally:
         p.kill()
     stopped = int(rest.rsplit("stopped at step ", 1)[1].split(";")[0])
-    path = S.latest_sharded(out / "run")
+    path = D.latest_sharded(out / "run")
     assert path.name == f"step_{stopped:08d}" and len(list(path.glob("rank_*.pt"))) == 2
     lines = []
     learner = S.pretrain(
         cache,
         out,
-        scale=S.ScaleConfig(),
+        scale=D.ScaleConfig(),
         device="cpu",
         log=lines.append,
         steps=stopped + 2,
@@ -623,7 +629,7 @@ def test_faults_are_one_line(tmp_path, capsys, change, named):
 
 
 def test_two_stages_at_scale(tmp_path):
-    "Stage 1 on one size, stage 2 on two from its weights and nothing else of it; other shapes are refused by name."
+    "Stage 1 on one size, stage 2 on two from its weights alone; other shapes are refused by name."
     toy_cache(tmp_path / "one.safetensors")
     e, sizes = Encoders(), [Bucket(32, 32, 32), Bucket(32, 48, 32)]
     write_shards(
@@ -722,7 +728,7 @@ def test_the_papers_second_stage_has_its_batches(monkeypatch):
 
 
 def test_pieces_cover_the_batch_and_keep_places():
-    pieces = S.Pieces(data(), 4).batch(0)
+    pieces = D.Pieces(data(), 4).batch(0)
     assert [b["place"] for b in pieces] == [[0, 4], [1, 5], [2, 6], [3, 7]]
     whole = data().batch(0)
     assert all(
@@ -772,17 +778,33 @@ def test_logs(tmp_path, monkeypatch):
 
 def test_parallelize_refuses_what_it_cannot_wrap():
     with pytest.raises(ConfigError, match="names no blocks"):
-        S.parallelize(torch.nn.Linear(2, 2), S.ScaleConfig(checkpointing=True))
+        D.parallelize(torch.nn.Linear(2, 2), D.ScaleConfig(checkpointing=True))
     with pytest.raises(ConfigError, match="no process group"):
-        S.parallelize(tiny(), S.ScaleConfig(parallel="fsdp"))
+        D.parallelize(tiny(), D.ScaleConfig(parallel="fsdp"))
 
 
-# ---------------------------------------------------------------------------------------------- planner
+# ---- planner
 
 
 def test_planned_bytes_are_those_of_two_processes(two):
     model = dit_transformer.DiTConfig.from_dict({k: v for k, v in T.model_config(tiny()).items()})
     assert P.resident(P.Plan(model=model, gpus=2, parallel="fsdp")) == two.found["bytes"]
+
+
+def saved_bytes(run, weights):
+    "Bytes that autograd keeps for the backward pass of `run()`: each storage once, no `weights`."
+    kept, own = {}, {w.untyped_storage().data_ptr() for w in weights}
+
+    def note(x):
+        at = x.untyped_storage()
+        if at.data_ptr() not in own:
+            kept[at.data_ptr()] = at.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        out = run()
+    del out
+    return sum(kept.values())
 
 
 def test_activations_with_and_without_recomputation():
@@ -801,7 +823,7 @@ def test_activations_with_and_without_recomputation():
     def kept(scale):
         torch.manual_seed(0)
         net = init_weights(LensTransformer2DModel(**model.to_dict()))
-        S.parallelize(net, scale)
+        D.parallelize(net, scale)
         g = torch.Generator().manual_seed(0)
         args = (
             torch.randn(2, 64, 32, generator=g),
@@ -810,9 +832,9 @@ def test_activations_with_and_without_recomputation():
             torch.rand(2, generator=g),
             (8, 8),
         )
-        return P.saved_bytes(lambda: net(*args), net.parameters())
+        return saved_bytes(lambda: net(*args), net.parameters())
 
-    everything, inputs = kept(S.ScaleConfig()), kept(S.ScaleConfig(checkpointing=True))
+    everything, inputs = kept(D.ScaleConfig()), kept(D.ScaleConfig(checkpointing=True))
     planned = {
         c: sum(
             P.passing(plan.replace(checkpointing=c))[k] for k in ("activations", "text features")
@@ -845,6 +867,64 @@ def test_what_a_refusal_suggests_does_fit(wish):
         assert (
             all(f"{k}={v}" in str(e.value) for k, v in change.items()) or len(P.remedies(plan)) > 4
         )
+
+
+def page_launches():
+    "(processes, options) of every launch on the page of the run."
+    page = json.loads((HERE.parents[1] / "nbs/08_pretrain/scale.ipynb").read_text("utf8"))
+    text = "".join("".join(c["source"]) for c in page["cells"] if c["cell_type"] == "markdown")
+    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if "-m lens_ref.pretrain.scale" in line:
+                torchrun, options = line.split("-m lens_ref.pretrain.scale")
+                count = dict(re.findall(r"--(nnodes|nproc-per-node) (\d+)", torchrun))
+                n = int(count.get("nnodes", 1)) * int(count["nproc-per-node"])
+                yield n, shlex.split(options)
+
+
+@pytest.mark.parametrize("n, options", list(page_launches()))
+def test_the_planner_accepts_what_the_page_tells_to_type(n, options, monkeypatch):
+    "On 80 GB a card, with captions of 256 tokens; and the batch can be cut."
+    monkeypatch.setattr(S, "world_size", lambda: n)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(min(n, 8)))
+    a = S.pretrain_parser().parse_args(options)
+    scale = D.ScaleConfig(a.parallel, a.shard, a.checkpointing, a.compile)
+    config = S.train_settings(a.preset, **S.changes_of(a))
+    S.check_share(config, a.accumulate, 10**6)
+    caches = {(32, 32): dict(offsets=torch.arange(3) * 256)}
+    model = preset(a.preset.removesuffix("-stage2"))
+    card = ("CPU", 8.0) if a.device == "cpu" else ("H100", 80.0)
+    plan = S.this_plan(model, config, scale, caches, a.accumulate, card)
+    assert P.check_plan(plan) is plan
+    if a.preset == "lens":
+        assert plan.gpus * plan.images * plan.accumulate == 3072
+
+
+def test_the_page_launches_the_paper_on_one_machine_and_on_sixteen():
+    assert [n for n, _ in page_launches()] == [8, 2, 8, 128]
+
+
+def test_a_refusal_names_options_that_exist_and_fit(monkeypatch):
+    "What `lens-ref pretrain` says to a plan that does not fit can be typed, and then fits."
+    monkeypatch.setattr(S, "world_size", lambda: 8)
+    caches = {(32, 32): dict(offsets=torch.arange(3) * 256)}
+    model = preset("lens")
+
+    def plan_of(options):
+        a = S.pretrain_parser().parse_args(["--cache", "c", "--out", "o", *options])
+        scale = D.ScaleConfig(a.parallel, a.shard, a.checkpointing, a.compile)
+        config = S.train_settings("lens", **S.changes_of(a))
+        return S.this_plan(model, config, scale, caches, a.accumulate, ("H100", 80.0))
+
+    for begun in (["--parallel", "fsdp"], ["--parallel", "fsdp", "--checkpointing"]):
+        plan = plan_of(begun)
+        for mixed in (False, True):
+            said = []
+            with pytest.raises(ConfigError, match="It fits with --"):
+                P.check_plan(plan, lambda c: said.append(S.as_options(c, plan, mixed)) or said[-1])
+            assert said
+            for words in said:
+                assert P.check_plan(plan_of([*begun, *words.split()]))
 
 
 def test_paper_recipe_fits_and_counts():

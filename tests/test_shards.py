@@ -1,8 +1,7 @@
-"""Shards and the way to them: kills, damage, other tools' layouts, order and resuming, Ray."""
+"""Shards and the way to them: kills, damage, other tools' layouts, Ray."""
 
 import functools
 import io
-import itertools
 import json
 import os
 import pathlib
@@ -21,14 +20,12 @@ from PIL import Image
 from lens_ref.core.config import ConfigError, DataError
 from lens_ref.core.files import json_bytes
 from lens_ref.data.filters import Thresholds
+from lens_ref.data.folders import read_image, read_metadata
 from lens_ref.data.prepare import AskedCaptions, NineFilters, on_ray, prepare
-from lens_ref.core.runs import StreamData
 from lens_ref.data.shards import (
     Damage,
     LostShard,
     Sample,
-    ShardStream,
-    dataset_samples,
     image_rows,
     make_sample,
     open_samples,
@@ -243,21 +240,18 @@ def test_damage_costs_only_what_it_hits(shards, hurt, lost, listed):
     )
     with pytest.raises(DataError, match="shard-00001"):
         list(open_samples(shards, strict=True))
-    assert len(set(keys(itertools.islice(ShardStream(shards, log=quiet), 30)))) == 30 - len(
-        lost
-    )  # training goes on, past the end of the epoch
 
 
 def test_a_lost_shard_stops_every_reader_by_name(shards, tmp_path):
-    "Unmounted while a run reads it (listed beside it or not), or gone before: never passed over as if it were damaged, nor written into a cache as dropped."
+    """Unmounted while a run reads it (listed beside it or not), or gone before: never passed
+    over as if it were damaged, nor written into a cache as dropped."""
     e, lost = Encoders(), shards / "shard-00002.tar"
-    stream, listed = ShardStream(shards, log=quiet), open_samples(shards, log=quiet)
+    listed = open_samples(shards, log=quiet)
     assert next(listed).key == "00000000"
     lost.rename(tmp_path / "away")
     lost.symlink_to(tmp_path / "nowhere")  # a link to what is not mounted
     named = r"shard-00002.tar: cannot be opened \(No such file or directory\); mount"
     readers = [
-        lambda: list(itertools.islice(stream, 30)),
         lambda: list(listed),
         lambda: cache_shards(shards, tmp_path / "c", e.vae, e, log=quiet),
     ]
@@ -275,7 +269,7 @@ def test_a_lost_shard_stops_every_reader_by_name(shards, tmp_path):
     assert len(list(open_samples(shards, log=quiet))) == 23
     (shards / "index.json").write_text(json.dumps(dict(version=2, shards=[])))  # another tool's
     (tmp_path / "away").rename(lost)
-    assert len(list(open_samples(shards, log=quiet))) == 30 == len(ShardStream(shards, log=quiet))
+    assert len(list(open_samples(shards, log=quiet))) == 30
 
 
 def test_a_disk_that_fails_in_the_middle_costs_only_what_it_hits(shards, monkeypatch):
@@ -302,15 +296,6 @@ def test_a_file_that_is_no_tar_is_named(tmp_path):
     (tmp_path / "a.tar").write_bytes(random.Random(0).randbytes(5000))
     damage = Damage(log=quiet)
     assert not list(read_shard(tmp_path / "a.tar", damage)) and len(damage.found) == 1
-    with pytest.raises(DataError, match="no samples"):
-        ShardStream(tmp_path, log=quiet)
-
-
-def test_a_stream_without_one_readable_sample_ends(shards):
-    for p in shards.glob("*.tar"):
-        flip(p, 0, p.stat().st_size)
-    with pytest.raises(DataError, match="not one of its 30"):
-        next(iter(ShardStream(shards, log=quiet)))
 
 
 # ---- reading what others made
@@ -356,6 +341,34 @@ def test_mixed_and_missing_sources_are_named(tmp_path, folder):
         f.write("{broken\n")
     with pytest.raises(DataError, match="metadata.jsonl:21"):
         open_samples(folder)
+
+
+def test_a_folder_of_images_names_the_line_at_fault(tmp_path):
+    Image.new("RGB", (80, 40), "red").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"not an image")
+    meta = tmp_path / "metadata.jsonl"
+    lines = lambda *rows: meta.write_text("\n".join(json.dumps(r) for r in rows))
+    lines(dict(file_name="a.png", text="a red bar"))
+    ((path, text),) = read_metadata(tmp_path)
+    image = read_image(path, 64, 64)
+    assert image.shape == (64, 64, 3) and text == "a red bar" and (image == (255, 0, 0)).all()
+    lines(dict(file_name="a.png", text="a red bar"), dict(file_name="a.png", text=" "))
+    with pytest.raises(DataError, match=r"metadata.jsonl:2: the caption"):
+        read_metadata(tmp_path)
+    lines(dict(file_name="a.png", text=7))
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: the caption"):
+        read_metadata(tmp_path)
+    meta.write_bytes(b"[1]\n")
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object"):
+        read_metadata(tmp_path)
+    meta.write_bytes('{"file_name": "a.png", "text": "caf\u00e9"}'.encode("latin1"))
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object in UTF-8"):
+        read_metadata(tmp_path)
+    lines(dict(file_name="c.png", text="x"))
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: file_name 'c.png'"):
+        read_metadata(tmp_path)
+    with pytest.raises(DataError, match="b.png: not a readable image"):
+        read_image(tmp_path / "b.png", 64, 64)
 
 
 def test_a_folder_skips_and_names_what_it_cannot_use(folder):
@@ -463,8 +476,7 @@ def test_a_file_that_may_not_be_read_is_dropped_by_name(folder, tmp_path, monkey
     )
 
 
-def test_odd_rows_of_parquet_and_datasets_are_skipped_by_name(tmp_path):
-    import datasets
+def test_odd_rows_of_parquet_are_skipped_by_name(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -490,58 +502,6 @@ def test_odd_rows_of_parquet_and_datasets_are_skipped_by_name(tmp_path):
     )
     with pytest.raises(DataError, match="00000001"):
         list(open_samples(tmp_path, strict=True))
-    damage = Damage(log=quiet)
-    assert [s.caption() for s in dataset_samples(datasets.Dataset.from_list(rows), damage)] == [
-        "a cat",
-        "last",
-    ] and len(damage.found) == 4
-
-
-# ---- order
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("workers", [1, 4])
-def test_the_order_is_one_whatever_reads_it(shards, world, workers):
-    want = keys(itertools.islice(ShardStream(shards, seed=5, window=2), 90))
-    parts = [
-        keys(
-            itertools.islice(
-                ShardStream(shards, seed=5, window=2, rank=r, world=world, workers=workers),
-                90 // world,
-            )
-        )
-        for r in range(world)
-    ]
-    assert [k for step in zip(*parts) for k in step] == want
-    epochs = [want[i : i + 30] for i in (0, 30, 60)]
-    assert all(sorted(e) == list(range(30)) for e in epochs) and epochs[0] != epochs[1] != epochs[2]
-    assert want != keys(itertools.islice(ShardStream(shards, seed=6, window=2), 90))
-
-
-def test_a_window_is_finished_before_the_next_begins(shards):
-    order = keys(itertools.islice(ShardStream(shards, window=2), 30))
-    blocks = [k // 7 for k in order]
-    changes = sum(a not in blocks[i + 1 :] for i, a in enumerate(blocks))  # last use of each shard
-    first = {b: blocks.index(b) for b in set(blocks)}
-    last = {b: 29 - blocks[::-1].index(b) for b in set(blocks)}
-    open_at = [sum(first[b] <= i <= last[b] for b in first) for i in range(30)]
-    assert changes == 5 and max(open_at) == 2
-
-
-def test_resume_is_exact_through_the_training_loops_adaptor(shards):
-    a = StreamData(ShardStream(shards, seed=1, workers=3))
-    seen = [a.batch(i).key for i in range(47)]
-    saved = json.loads(json.dumps(a.state_dict()))
-    b = StreamData(ShardStream(shards, seed=1))
-    b.load_state_dict(saved)
-    assert [b.batch(i).key for i in range(47, 70)] == [
-        a.batch(i).key for i in range(47, 70)
-    ] and len(set(seen[:30])) == 30
-    with pytest.raises(ConfigError, match="data.seed"):
-        ShardStream(shards, seed=2).load_state_dict(saved["source"])
-    with pytest.raises(ConfigError, match="rank=2"):
-        ShardStream(shards, rank=2, world=2)
 
 
 # ---- filter, caption, pack
@@ -807,7 +767,8 @@ def test_features_of_two_models_do_not_mix(shards, tmp_path):
 
 
 def test_long_keys_are_written_and_short_ones_as_ever(tmp_path):
-    "A WebDataset of another tool with keys of 180 characters goes through `cache_shards`; keys that fit give the plainest tar."
+    """A WebDataset of another tool with keys of 180 characters goes through `cache_shards`; keys
+    that fit give the plainest tar."""
     key, e = "a" * 180, Encoders()
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for i in range(2):

@@ -1,6 +1,7 @@
 "GPT-OSS against transformers and against values recorded from the released code; the tokenizer and encoder at their edges."
 
 import json
+import math
 import random
 import warnings
 from pathlib import Path
@@ -9,10 +10,18 @@ import pytest
 import torch
 
 from lens_ref.core.config import CheckpointError, ConfigError, DataError
-from lens_ref.core.files import load_tensors
+from lens_ref.core.files import data_path, load_tensors
+from lens_ref.core.loop import Learner, train
 from lens_ref.text.encoders import TextEncoder
-from lens_ref.text.gpt_oss import GptOss, TextConfig, count_parameters
-from lens_ref.text.language_model import pack_captions, train_lm
+from lens_ref.text.gpt_oss import GptOss, Router, TextConfig, count_parameters
+from lens_ref.text.language_model import (
+    CaptionRows,
+    language_config,
+    language_optimiser,
+    language_step,
+    next_token_loss,
+    pack_captions,
+)
 from lens_ref.text.tokenizer import CONTROL, TextTokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -321,57 +330,91 @@ def test_broken_folders_name_the_file(encoder, tmp_path):
         TextEncoder.load(tmp_path)
 
 
-def test_training_learns_repeatably(texts, tokenizer):
-    config, groups = (
-        TextConfig.from_gpt_oss(SMALL | dict(vocab_size=tokenizer.vocab_size)),
-        [tuple(texts[i : i + 2]) for i in range(0, 300, 2)],
+@pytest.fixture(scope="module")
+def rows(texts, tokenizer):
+    return pack_captions([tuple(texts[i : i + 2]) for i in range(0, 300, 2)], tokenizer, 32)
+
+
+class Killed(Exception):
+    pass
+
+
+class DiesAt(CaptionRows):
+    "The process is gone before it gets batch `last`: nothing is saved any more."
+
+    last = None
+
+    def batch(self, step):
+        if step == self.last:
+            raise Killed
+        return super().batch(step)
+
+
+def language_learner(tokenizer, seed=0, **changes):
+    torch.manual_seed(seed)
+    model = GptOss(TextConfig.from_gpt_oss(SMALL | dict(vocab_size=tokenizer.vocab_size)))
+    config = language_config(12, batch_size=4, checkpoint_every=2, log_every=1, **changes)
+    return Learner(model, config, language_optimiser(model, config))
+
+
+def run(learner, data, folder=None):
+    for _ in train(learner, language_step, data, folder=folder, log=lambda line: None):
+        pass
+    return learner.model.state_dict()
+
+
+def test_training_learns_repeatably(rows, tokenizer):
+    learners = [language_learner(tokenizer) for _ in range(2)]
+    one, two = (run(x, CaptionRows(rows, 4)) for x in learners)
+    losses = [[row["loss"] for row in x.history] for x in learners]
+    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0] - 0.3
+    assert all(torch.equal(v, two[k]) for k, v in one.items())
+    assert not any(m._forward_hooks for m in learners[0].model.modules())
+    last = learners[0].history[-1]
+    assert last["perplexity"] == pytest.approx(math.exp(last["loss"]))
+
+
+def test_training_killed_and_resumed_is_bit_equal(rows, tokenizer, tmp_path):
+    whole = run(language_learner(tokenizer), CaptionRows(rows, 4))
+    data = DiesAt(rows, 4)
+    data.last = 7
+    with pytest.raises(Killed):
+        run(language_learner(tokenizer), data, tmp_path)
+    again = language_learner(tokenizer, seed=1)  # other weights: all must come from the file
+    assert all(
+        torch.equal(v, whole[k]) for k, v in run(again, CaptionRows(rows, 4), tmp_path).items()
     )
-    runs = []
-    for _ in range(2):
-        log = []
-        model = train_lm(
-            groups,
-            tokenizer,
-            config,
-            steps=12,
-            batch=4,
-            length=32,
-            callback=lambda s: log.append(s.loss),
-        )
-        runs.append((log, model.state_dict()))
-    assert runs[0][0] == runs[1][0] and runs[0][0][-1] < runs[0][0][0]
-    assert all(torch.equal(v, runs[1][1][k]) for k, v in runs[0][1].items()) and not model.training
-    assert len(log) == 12 and not any(m._forward_hooks for m in model.modules())
+    with pytest.raises(ConfigError, match="lr"):
+        run(language_learner(tokenizer, lr=1e-4), CaptionRows(rows, 4), tmp_path)
 
 
-def test_training_resumes_exactly(texts, tokenizer, tmp_path):
-    config = TextConfig.from_gpt_oss(SMALL | dict(vocab_size=tokenizer.vocab_size))
-    train = lambda **kw: train_lm(
-        texts[:200], tokenizer, config, steps=6, batch=4, length=32, every=2, **kw
-    ).state_dict()
-    whole = train(callback=None)
-    train(callback=lambda s: s.step == 3, folder=tmp_path)  # stopped after the save at 2
-    again = train(callback=None, folder=tmp_path)
-    assert all(torch.equal(v, again[k]) for k, v in whole.items())
+def test_experts_are_balanced_in_training_and_only_there(rows, tokenizer):
+    learner = language_learner(tokenizer)
+    routers = [m for m in learner.model.modules() if isinstance(m, Router)]
+    owned = {id(p) for g in learner.optimiser.param_groups for p in g["params"]}
+    assert not owned & {id(r.bias) for r in routers}
+    with torch.no_grad():
+        next_token_loss(learner.model, rows[:4])
+    assert not any(r.bias.any() for r in routers)
+    learner.advance(language_step, dict(ids=rows[:4]))
+    moved = torch.stack([r.bias.data.abs() for r in routers])
+    assert ((moved == 0) | (moved == torch.tensor(0.02))).all()
+    assert sum(bool(r.bias.any()) for r in routers) >= 3
 
 
 def test_training_rejects_bad_input(texts, tokenizer):
-    with pytest.raises(ConfigError, match="steps or seconds"):
-        train_lm(texts, tokenizer)
     with pytest.raises(DataError, match="texts"):
         pack_captions(texts[:1], tokenizer, 512)
     with pytest.raises(DataError, match="texts"):
         TextTokenizer.train([])
     with pytest.raises(ConfigError, match="vocab_size"):
         TextTokenizer.train(texts, vocab_size=100)
-    stopped = []
-    train_lm(
-        texts,
-        tokenizer,
-        TextConfig.toy(tokenizer.vocab_size),
-        seconds=60,
-        batch=2,
-        length=16,
-        callback=lambda s: stopped.append(s) or len(stopped) == 2,
-    )
-    assert len(stopped) == 2
+
+
+def test_the_shipped_reader_gives_the_recorded_features():
+    "The features of the encoder in data_samples when its weights were saved."
+    encoder = TextEncoder.load(data_path("toy", "text_encoder"))
+    text, mask = encoder.encode(["a red star", ""])
+    assert mask.sum(1).tolist() == [4, 0]
+    found = [x[0].abs().mean().item() for x in text]
+    assert found == pytest.approx([1.504168, 1.898067, 6.171324], rel=1e-5)

@@ -1,13 +1,16 @@
-"""The toy from the outside: bad input is named, a saved pipeline is the same pipeline, the checker sees planted errors."""
+"""The toy from the outside: bad input is named, a saved pipeline is the same pipeline, the checker
+sees planted errors."""
 
 import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,17 +19,21 @@ import torch
 from lens_ref.data.reader import Checker, Fact, error_rates, scene_facts, holds
 from lens_ref.cli.main import main
 from lens_ref.core.config import CheckpointError, ConfigError, DataError
-from lens_ref.data.folders import folder_samples, read_metadata
+from lens_ref.core.files import data_path
+from lens_ref.data.folders import read_metadata
 from lens_ref.pretrain.caches import CachedData
-from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
 from lens_ref.pretrain.toy import ToyWorld
 from lens_ref.pretrain.pipeline import LensPipeline, velocity_field
 from lens_ref.text.encoders import TextEncoder
 from lens_ref.text.gpt_oss import GptOss, TextConfig
 from lens_ref.text.tokenizer import TextTokenizer
 from lens_ref.vae.autoencoder import ToyVAE, train_vae
-from lens_ref.data.wording import LANGUAGES, dense_caption
-from lens_ref.data.world import Scene, Thing, render, sample_scene
+from lens_ref.data.wording import dense_caption
+from lens_ref.data.words import LANGUAGES
+from lens_ref.data.drawing import render
+from lens_ref.data.world import Scene, Thing, sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +75,51 @@ def test_a_loaded_pipeline_saves_without_its_folder(pipe, tmp_path):
         assert str(tmp_path) not in file.read_text("utf8"), file
 
 
+def test_folders_of_before_the_move_load_and_save_under_top_level_names(tmp_path):
+    "Their index names modules; only the name of the class is looked at."
+    import lens_ref
+
+    folder = shutil.copytree(data_path("toy"), tmp_path / "old")
+    index = json.loads((folder / "model_index.json").read_text())
+    old = dict(
+        transformer=["lens_ref.dit", "LensTransformer2DModel"],
+        vae=["lens_ref.vae", "ToyVAE"],
+        text_encoder=["lens_ref.text", "TextEncoder"],
+    )
+    (folder / "model_index.json").write_text(json.dumps(index | old))
+    loaded = LensPipeline.from_pretrained(folder)
+    loaded.save_pretrained(tmp_path / "new")
+    again = json.loads((tmp_path / "new/model_index.json").read_text())
+    for part in old:
+        library, name = again[part]
+        assert library == "lens_ref" and getattr(lens_ref, name) is type(getattr(loaded, part))
+    assert index.items() <= again.items()
+
+
+@pytest.mark.parametrize("name", ["toy", "toy-rl", "toy-turbo"])
+def test_shipped_checkpoints_draw_what_they_always_drew(name):
+    "To one step of 255, in the size they were trained at and in another one."
+    golden = Path(__file__).parent / "golden"
+    prompts = json.loads((golden / "toy_prompts.json").read_text())
+    pipe = LensPipeline.from_pretrained(data_path(name))
+    with np.load(golden / "toy_pictures.npz") as reference:
+        for key, count, seed, size in (
+            (name, 4, 0, {}),
+            (f"{name}-wide", 1, 1, dict(height=64, width=96)),
+        ):
+            g = torch.Generator().manual_seed(seed)
+            images = pipe(prompts[:count], generator=g, output_type="np", **size).images
+            drawn = np.rint(255 * images).clip(0, 255).astype(int)
+            assert drawn.shape == reference[key].shape
+            assert abs(drawn - reference[key]).max() <= 1
+
+
 def test_padding_never_changes_an_image(pipe):
     noise = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(2))
-    long = "a large red cat in the top left and a small blue fish in the bottom right of the picture, against a dark night sky full of stars"
+    long = (
+        "a large red cat in the top left and a small blue fish in the bottom right of the picture, "
+        "against a dark night sky full of stars"
+    )
     alone = pipe("a red cat", latents=noise, output_type="pt").images
     beside = pipe(["a red cat", long], latents=noise.repeat(2, 1, 1), output_type="pt").images[:1]
     assert torch.allclose(alone, beside, atol=1e-4)
@@ -133,7 +182,7 @@ def test_command_line_names_the_culprit(argv, named, capsys, tmp_path, monkeypat
 
 
 def test_help_states_the_sizes_of_the_lineage():
-    from lens_ref.cli.main import PICTURE_SIZES
+    from lens_ref.cli.pretrain import PICTURE_SIZES
     from lens_ref.pretrain.toy import LineageConfig
 
     assert PICTURE_SIZES.items() <= LineageConfig().to_dict().items()
@@ -148,43 +197,10 @@ def test_a_run_folder_keeps_its_settings(tmp_path):
         open_folder(tmp_path / "run", LineageConfig(seed=1), ToyWorld())
 
 
-def test_folder_of_images_names_the_line(tmp_path):
-    from PIL import Image
-
-    Image.new("RGB", (80, 40), "red").save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"not an image")
-
-    def meta(*rows):
-        (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-
-    meta(dict(file_name="a.png", text="a red bar"))
-    ((image, text, _),) = folder_samples(tmp_path)
-    assert image.shape == (64, 64, 3) and text == "a red bar" and (image == (255, 0, 0)).all()
-    meta(dict(file_name="a.png", text="a red bar"), dict(file_name="a.png", text=" "))
-    with pytest.raises(DataError, match=r"metadata.jsonl:2: the caption"):
-        list(folder_samples(tmp_path))
-    meta(dict(file_name="a.png", text=7))
-    with pytest.raises(DataError, match=r"metadata.jsonl:1: the caption"):
-        list(folder_samples(tmp_path))
-    (tmp_path / "metadata.jsonl").write_bytes(b"[1]\n")
-    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object"):
-        list(folder_samples(tmp_path))
-    (tmp_path / "metadata.jsonl").write_bytes(
-        '{"file_name": "a.png", "text": "caf\u00e9"}'.encode("latin1")
-    )
-    with pytest.raises(DataError, match=r"metadata.jsonl:1: not a JSON object in UTF-8"):
-        list(folder_samples(tmp_path))
-    meta(dict(file_name="c.png", text="x"))
-    with pytest.raises(DataError, match=r"metadata.jsonl:1: file_name 'c.png'"):
-        list(folder_samples(tmp_path))
-    meta(dict(file_name="b.png", text="x"))
-    with pytest.raises(DataError, match="b.png: not a readable image"):
-        list(folder_samples(tmp_path))
-
-
 @pytest.mark.parametrize("height, width", [(90, 91), (333, 777), (37, 300), (500, 64)])
 def test_a_picture_is_cut_and_scaled_without_shift_or_stretch(tmp_path, height, width):
-    "Against the mean of a smooth picture, known as a formula, over what each pixel covers. Scaling all of it to whole pixels first was off by up to 7 levels."
+    """Against the mean of a smooth picture, known as a formula, over what each pixel covers.
+    Scaling all of it to whole pixels first was off by up to 7 levels."""
     from PIL import Image
     from lens_ref.data.folders import read_image
 
@@ -223,7 +239,8 @@ TINY = dict(vae_steps=2, texts=100, text_steps=2, samples=48, steps=2, batch_siz
 
 
 def test_train_command_on_a_full_disk_and_on_real_pictures(tmp_path):
-    "An emoji package in miniature -> folder -> train; the disk refuses the VAE the first time; the second run goes on and draws the grid."
+    """An emoji package in miniature -> folder -> train; the disk refuses the VAE the first time;
+    the second run goes on and draws the grid."""
     from PIL import Image
 
     def package(name, **files):
@@ -285,7 +302,10 @@ def test_train_command_on_a_full_disk_and_on_real_pictures(tmp_path):
         "--out",
         str(tmp_path / "model"),
     ]
-    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000));"
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000));"
+    )
     code, _, err = run(
         f"import sys; {limit} from lens_ref.cli.main import main; sys.exit(main({argv!r}))"
     )

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from lens_ref.pretrain import step as pretraining
-from lens_ref.core import runs
+from lens_ref.core import averages, runs
 from lens_ref.core import loop as T
 from lens_ref.core.config import CheckpointError, ConfigError, DataError
 from lens_ref.core.files import load_tensors
 from lens_ref.dit.transformer import LensTransformer2DModel
+from lens_ref.pretrain import step as pretraining
 
 ROOT = Path(__file__).resolve().parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
@@ -93,7 +93,7 @@ def noisy_step(model, batch, config, generator):
     return loss * (1 + torch.rand(()) + np.random.rand() + random.random()), extra
 
 
-# ---------------------------------------------------------------------------------------------- config
+# ---- config
 
 
 @pytest.mark.parametrize(
@@ -130,22 +130,11 @@ def test_impossible_value_names_the_field(field, value):
 
 def test_presets():
     lens = pretraining.TrainConfig.preset("lens")
-    assert (
-        lens.steps,
-        lens.batch_size,
-        lens.lr,
-        lens.mu,
-        lens.betas,
-        lens.grad_clip,
-        lens.precision,
-    ) == (400_000, 3072, 2e-4, 1.06, (0.9, 0.999), 1.0, "bf16")
+    assert (lens.steps, lens.batch_size, lens.lr, lens.mu) == (400_000, 3072, 2e-4, 1.06)
+    assert (lens.betas, lens.grad_clip, lens.precision) == ((0.9, 0.999), 1.0, "bf16")
     second = pretraining.TrainConfig.preset("lens-stage2", seed=3)
-    assert (second.lr, second.mu, second.schedule, second.seed) == (
-        1e-4,
-        None,
-        "constant",
-        3,
-    ) and second.batch_size == 24 * 128
+    assert (second.lr, second.mu, second.schedule) == (1e-4, None, "constant")
+    assert second.seed == 3 and second.batch_size == 24 * 128
     for name in pretraining.TRAIN_PRESETS:
         c = pretraining.TrainConfig.preset(name)
         assert pretraining.TrainConfig.from_dict(json.loads(json.dumps(c.to_dict()))) == c
@@ -163,7 +152,7 @@ def test_learning_rate():
     assert T.lr_at(50, wsd) == 1.0 and T.lr_at(75, wsd) == pytest.approx(0.5)
 
 
-# ---------------------------------------------------------------------------------------------- one step
+# ---- one step
 
 
 def test_caption_dropout_masks_whole_captions_at_its_rate():
@@ -218,6 +207,84 @@ def test_list_of_batches_averages_their_gradients():
     )
 
 
+@pytest.mark.parametrize("name, rows", [("images", (4, 3, 8, 8)), ("ids", (2, 17))])
+def test_a_batch_is_a_dict_of_any_tensors(tmp_path, name, rows):
+    "The autoencoder's batch has only images, the language model's only ids."
+
+    class Data:
+        def batch(self, step):
+            g = torch.Generator().manual_seed(step)
+            return {name: torch.randint(0, 9, rows, generator=g)}
+
+    def step(model, batch, config, generator):
+        x = batch[name].float().flatten(1)
+        return (model(x) - torch.rand(len(x), 1, generator=generator)).square().mean(), {}
+
+    def learner(seed=0):
+        torch.manual_seed(seed)
+        model = torch.nn.Linear(int(np.prod(rows[1:])), 1)
+        return T.Learner(model, T.LoopConfig(steps=6, warmup=1, log_every=2, validate_every=3))
+
+    def walk(learner, stop=None, **kw):
+        for s in T.train(learner, step, Data(), validate=lambda m: 0.5, log=str, **kw):
+            if s.step == stop:
+                break
+        return learner, s
+
+    whole, last = walk(learner())
+    assert runs.batch_size_of(Data().batch(0)) == runs.batch_size_of([Data().batch(0)]) == rows[0]
+    assert last.metrics == dict(val_loss=0.5, val_loss_ema=0.5) and last.rate > 0
+    assert [r["step"] for r in whole.history if "loss" in r] == [2, 4, 6]
+    assert all(m != m for m in whole.bins.mean())  # no noise levels: nothing is booked
+    assert len(runs.plot_run(whole).axes) == 1  # and nothing drawn
+    walk(learner(), stop=3, folder=tmp_path)
+    again, _ = walk(learner(seed=1), folder=tmp_path)
+    assert same(T.run_state(whole)["model"], T.run_state(again)["model"])
+    with pytest.raises(ConfigError, match=r"LoopConfig\.lr=0.1"):
+        other = learner()
+        other.config = other.config.replace(lr=0.1)
+        walk(other, folder=tmp_path)
+
+
+def test_noise_levels_are_drawn_beside_the_losses():
+    learner = T.Learner(tiny(), config())
+    drain(learner)
+    assert len(runs.plot_run(learner).axes) == 2
+
+
+def test_a_batch_without_a_tensor_is_named():
+    assert runs.batch_size_of(dict(grid=(2, 2), latents=torch.zeros(3, 4, 8))) == 3
+    with pytest.raises(DataError, match="text"):
+        runs.batch_size_of(dict(text=["a", "b"]))
+
+
+def test_an_optimiser_of_ones_own_is_used_and_resumed(tmp_path):
+    def learner():
+        model = tiny()
+        sgd = torch.optim.SGD(model.parameters(), momentum=0.9)
+        return T.Learner(model, config(lr=0.1), sgd)
+
+    whole, first, second = learner(), learner(), learner()
+    drain(whole)
+    for s in T.train(first, pretraining.pretrain_step, tiny_data(), folder=tmp_path, log=str):
+        if s.step == 5:
+            break
+    drain(second, folder=tmp_path)
+    assert isinstance(second.optimiser, torch.optim.SGD)
+    assert second.optimiser.param_groups[0]["lr"] == 0.1  # the schedule's
+    assert same(T.run_state(whole)["optimiser"], T.run_state(second)["optimiser"])
+    assert same(T.kept_weights(whole.model), T.kept_weights(second.model))
+
+
+def test_a_models_config_of_any_kind_goes_into_the_checkpoint():
+    model = torch.nn.Linear(2, 2)
+    assert T.model_config(model) == {}
+    model.config = dict(width=2, betas=(1, 2), _name="x")
+    assert T.model_config(model) == dict(width=2, betas=[1, 2])
+    model.config = T.LoopConfig(steps=200)
+    assert T.model_config(model)["steps"] == 200
+
+
 def test_bf16_autocast_keeps_fp32_weights():
     learner = T.Learner(tiny(), config(steps=3, warmup=0, precision="bf16"))
     states = drain(learner)
@@ -245,12 +312,12 @@ def test_frozen_weights_are_neither_trained_nor_saved(tmp_path):
         T.Learner(model, config())
 
 
-# ---------------------------------------------------------------------------------------------- averages and bands
+# ---- averages and bands
 
 
 def test_ema_follows_its_formula_and_gives_the_weights_back():
     model = torch.nn.Linear(3, 2)
-    ema = T.EMA(model, 0.9)
+    ema = averages.EMA(model, 0.9)
     want, own = model.weight.detach().clone(), None
     for i in range(30):
         with torch.no_grad():
@@ -267,7 +334,7 @@ def test_ema_follows_its_formula_and_gives_the_weights_back():
 
 
 def test_noise_bins():
-    bins = T.NoiseBins(bins=4, decay=0.5)
+    bins = averages.NoiseBins(bins=4, decay=0.5)
     bins.update(torch.tensor([0.0, 0.1, 0.6, 1.0]), torch.tensor([1.0, 3.0, 5.0, 7.0]))
     first = bins.mean()
     assert first[0] == 2 and first[1] != first[1] and first[2:] == [5, 7]
@@ -283,7 +350,7 @@ def test_fixed_validation_is_fixed_and_spread():
     assert abs(z.mean()) < 0.01 and 0.9 < z.std() < 1.05 and v.errors(model).shape == (64,)
 
 
-# ---------------------------------------------------------------------------------------------- data
+# ---- data
 
 
 def test_every_item_once_per_epoch_and_position_is_the_step():
@@ -310,13 +377,8 @@ def test_bad_data_is_refused():
 class Counter:
     "A forward-only stream of batches with a state."
 
-    def __init__(self, n=100):
-        self.i, self.n, self.data = 0, n, tiny_data()
-
-    def __iter__(self):
-        while self.i < self.n:
-            self.i += 1
-            yield self.data.batch(self.i * 7)
+    def __init__(self):
+        self.i, self.data = 0, tiny_data()
 
     def state_dict(self):
         return dict(i=self.i)
@@ -324,33 +386,27 @@ class Counter:
     def load_state_dict(self, s):
         self.i = s["i"]
 
+    def batch(self, step):
+        "The next batch, whatever the step."
+        self.i += 1
+        return self.data.batch(self.i * 7)
 
-def test_stream_resumes_exactly(tmp_path):
+
+def test_data_that_only_move_forward_resume_exactly(tmp_path):
     whole = T.Learner(tiny(), config())
-    drain(whole, data=runs.StreamData(Counter()))
+    drain(whole, data=Counter())
     for stop in (5, 10):
-        for s in T.train(
-            T.Learner(tiny(), config()),
-            pretraining.pretrain_step,
-            runs.StreamData(Counter()),
-            folder=tmp_path,
-            log=str,
-        ):
+        learner = T.Learner(tiny(), config())
+        run = T.train(learner, pretraining.pretrain_step, Counter(), folder=tmp_path, log=str)
+        for s in run:
             if s.step == stop:
                 break
-    again = T.Learner(tiny(1), config())
-    drain(again, data=runs.StreamData(Counter()), folder=tmp_path)
-    assert same(T.kept_weights(whole.model), T.kept_weights(again.model))
+    again, data = T.Learner(tiny(1), config()), Counter()
+    drain(again, data=data, folder=tmp_path)
+    assert data.i == 10 and same(T.kept_weights(whole.model), T.kept_weights(again.model))
 
 
-def test_stream_that_ends_says_so():
-    with pytest.raises(DataError, match="ended at batch 3"):
-        drain(T.Learner(tiny(), config()), data=runs.StreamData(Counter(3)))
-    with pytest.raises(DataError, match="stands at batch 0, asked for 2"):
-        runs.StreamData(Counter()).batch(2)
-
-
-# ---------------------------------------------------------------------------------------------- exact resume
+# ---- exact resume
 
 
 @pytest.mark.parametrize(
@@ -405,13 +461,15 @@ def test_sampling_and_validating_do_not_change_the_training():
 
 
 WORKER = """
-import sys, torch; sys.path.insert(0, {tests!r})
+import sys, torch
+sys.path.insert(0, {tests!r})
 from test_train import *
 T_seed(0)
 out, stop, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None
 learner, data = T.Learner(tiny(), config()), tiny_data()
 for s in T.train(learner, noisy_step, data, folder=folder, log=str):
-    if s.step == stop: break
+    if s.step == stop:
+        break
 torch.save(T.run_state(learner, noisy_step, data), out)
 """
 
@@ -435,7 +493,7 @@ def test_exact_resume_in_fresh_processes(tmp_path):
     assert {k: same(a[k], c[k]) for k in a} == dict.fromkeys(a, True)
 
 
-# ---------------------------------------------------------------------------------------------- checkpoints and faults
+# ---- checkpoints and faults
 
 
 def test_keeps_the_last_and_resumes_a_finished_run(tmp_path):
@@ -494,24 +552,32 @@ def test_missing_and_foreign_files(tmp_path):
 
 
 FULL = """
-import resource, signal, sys; sys.path.insert(0, {tests!r})
+import resource, signal, sys
+sys.path.insert(0, {tests!r})
 from test_train import *
 folder = sys.argv[1]
 learner, straight = T.Learner(tiny(), config()), T.Learner(tiny(), config())
 drain(straight)
 run = T.train(learner, pretraining.pretrain_step, tiny_data(), folder=folder, log=str)
 for s in run:
-    if s.step == 4: break
+    if s.step == 4:
+        break
+run.close()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))   # writes now fail as on a full disk
+# Writes now fail as on a full disk.
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 before = sorted(p.name for p in Path(folder).iterdir())
-try: drain(learner, folder=folder); print("saved?")
-except CheckpointError as e: print("ERROR", e)
+try:
+    drain(learner, folder=folder)
+    print("saved?")
+except CheckpointError as e:
+    print("ERROR", e)
 assert sorted(p.name for p in Path(folder).iterdir()) == before, "left something behind"
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert runs.is_whole(runs.latest_checkpoint(folder), deep=True)
 drain(learner, folder=folder)
-assert learner.step == 10 and same(T.kept_weights(learner.model), T.kept_weights(straight.model)), "the learner was harmed"
+assert learner.step == 10
+assert same(T.kept_weights(learner.model), T.kept_weights(straight.model)), "it was harmed"
 print("unharmed")
 """
 
@@ -583,7 +649,7 @@ def test_other_model_data_or_schedule_length_is_refused(tmp_path):
         T.load_run(saved, T.Learner(torch.nn.Linear(3, 3), c))
 
 
-# ---------------------------------------------------------------------------------------------- non-finite losses and signals
+# ---- non-finite losses and signals
 
 
 class Sometimes:
@@ -698,13 +764,15 @@ def test_second_signal_strikes_at_once():
 
 
 KILLED = """
-import sys, time; sys.path.insert(0, {tests!r})
+import sys, time
+sys.path.insert(0, {tests!r})
 from test_train import *
 def slow(*args):
     time.sleep(0.05)
     return pretraining.pretrain_step(*args)
 learner = T.Learner(tiny(), config(steps=100_000, checkpoint_every=0))
-T.fit(learner, slow, tiny_data(), folder=sys.argv[1], progress=runs.Progress(learner, "lines", seconds=0.0, log=lambda s: print(s, flush=True)))
+watch = runs.Progress(learner, "lines", seconds=0.0, log=lambda s: print(s, flush=True))
+T.fit(learner, slow, tiny_data(), folder=sys.argv[1], progress=watch)
 print("ended at", learner.step)
 """
 
@@ -726,7 +794,7 @@ def test_sigterm_to_a_real_process(tmp_path):
     assert p.returncode == 0 and runs.latest_checkpoint(tmp_path).name == f"step_{steps:08d}.pt"
 
 
-# ---------------------------------------------------------------------------------------------- display and export
+# ---- display and export
 
 
 def test_terminal_lines_have_units(capsys):
@@ -782,9 +850,9 @@ def test_export(tmp_path):
 
 
 def test_mixed_sizes_in_one_batch_train_as_each_alone():
-    "Padding, its noise, its loss and its mu: every sample of a padded batch has the error and the level that it has alone."
-    from lens_ref.pretrain.buckets import pad_batches
+    "Padding, its noise, its loss, its mu: each sample has the error and level that it has alone."
     from lens_ref.dit.flow import training_mu
+    from lens_ref.pretrain.buckets import pad_batches
 
     g = torch.Generator().manual_seed(3)
     one = lambda grid: dict(

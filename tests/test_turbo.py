@@ -1,4 +1,5 @@
-"""Distillation: closed forms, terms switched off, exact resume, divergence, shared weights, several processes, the pipeline's own defaults."""
+"""Distillation: closed forms, terms switched off, exact resume, divergence, shared weights, several
+processes, the pipeline's own defaults."""
 
 import json
 import math
@@ -16,7 +17,8 @@ from lens_ref.turbo import run as R
 from lens_ref.data.reader import Checker, passes
 from lens_ref.core.config import ConfigError
 from lens_ref.core.files import data_path
-from lens_ref.dit.transformer import LensTransformer2DModel, init_weights, preset
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
 from lens_ref.pretrain.evaluate import generate, make_prompts
 from lens_ref.dit.flow import GaussianMixture, to_x0
 from lens_ref.dit.solvers import guide, sample, sigma_schedule
@@ -25,7 +27,8 @@ from lens_ref.pretrain.pipeline import LensPipeline
 from lens_ref.rl.prompts import toy_prompts
 from lens_ref.rl.rollouts import diversity
 from lens_ref.core.runs import InMemoryData, checkpoints
-from lens_ref.core.loop import DivergedError, run_state, trainable
+from lens_ref.core.averages import trainable
+from lens_ref.core.loop import DivergedError, run_state
 
 PARTS = {}
 
@@ -106,11 +109,13 @@ def state(run):
     return {k: v for k, v in run_state(run.learner, run.step, run.rounds).items() if k != "config"}
 
 
-# ---------------------------------------------------------------------------------------------- the maths
+# ---------------------------------------------------------------------------------------------- the
+# maths
 
 
 def test_matching_gradient_of_two_gaussians_is_the_closed_form():
-    "Student N(b, s^2) against data N(m, s^2): x0_fake - x0_real = (b - m) t^2 / V at every point, and it vanishes where they are one."
+    """Student N(b, s^2) against data N(m, s^2): x0_fake - x0_real = (b - m) t^2 / V at every point,
+    and it vanishes where they are one."""
     g = torch.Generator().manual_seed(0)
     m, b, s = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 0.0]]), 0.7
     x_t, t = torch.randn(64, 2, generator=g), torch.rand(64, generator=g) * 0.9 + 0.05
@@ -197,7 +202,8 @@ def test_backward_simulation_is_the_sampler():
     )
 
 
-# ---------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------------
+# settings
 
 
 @pytest.mark.parametrize(
@@ -245,7 +251,8 @@ def test_lens_preset_has_the_papers_numbers():
         T.TurboConfig.preset("huge")
 
 
-# ---------------------------------------------------------------------------------------------- the run
+# ---------------------------------------------------------------------------------------------- the
+# run
 
 
 def test_teacher_stays_and_everything_else_moves():
@@ -282,7 +289,8 @@ def test_switched_off_terms_leave_no_trace():
 
 
 def test_plain_dmd2_uses_the_guided_teacher():
-    "One level and one noise: the sum of both forces is DMD2's gradient with guidance, up to the size it is divided by."
+    """One level and one noise: the sum of both forces is DMD2's gradient with guidance, up to the
+    size it is divided by."""
     c = config(decoupled=False, rescale=False, guidance=3.0)
     run, batch = new(c), data().batch(0)
     x = torch.randn(4, 4, 32)
@@ -393,8 +401,9 @@ def test_two_processes_make_the_same_run(tmp_path):
 
 
 def test_split_networks_make_the_same_run_and_resume(tmp_path):
-    "FSDP2 on teacher, student and fake score (a group of one process): the plain run, and a resumed one to the bit."
-    from lens_ref.pretrain.scale import ParallelLearner, ScaleConfig, launched, parallelize
+    """FSDP2 on teacher, student and fake score (a group of one process): the plain run, and a
+    resumed one to the bit."""
+    from lens_ref.pretrain.sharding import ParallelLearner, ScaleConfig, launched, parallelize
 
     fsdp, c, plain = (
         ScaleConfig(parallel="fsdp"),
@@ -425,7 +434,8 @@ def test_split_networks_make_the_same_run_and_resume(tmp_path):
 
 
 def test_warm_start_learns_the_teachers_stretches():
-    "The loss falls, and an exact student of one-step stretches would have loss 0: with one substep the guided teacher's own velocity is the answer."
+    """The loss falls, and an exact student of one-step stretches would have loss 0: with one
+    substep the guided teacher's own velocity is the answer."""
     c = config(warm_steps=30, warm_lr=3e-3, guidance=1.0, warm_substeps=1, warm_solver="euler")
     step = R.WarmStep(teacher().eval(), c)
     loss, _ = step(teacher().eval(), data().batch(0), None, torch.Generator().manual_seed(0))
@@ -440,7 +450,8 @@ def test_warm_start_learns_the_teachers_stretches():
     assert losses[-1] < 0.7 * losses[0]
 
 
-# ---------------------------------------------------------------------------------------------- the stage
+# ---------------------------------------------------------------------------------------------- the
+# stage
 
 
 def test_command_makes_a_pipeline_that_knows_its_steps(tmp_path):
@@ -506,7 +517,8 @@ def test_mixed_sizes_are_drawn_in_turn(tmp_path):
     assert all(math.isfinite(s.loss) for s in drain(T.new_turbo(toy, d, c)))
 
 
-# ---------------------------------------------------------------------------------------------- comparison and the whole lineage
+# ----------------------------------------------------------------------------------------------
+# comparison and the whole lineage
 
 
 def test_shipped_student_draws_like_its_teacher_in_a_tenth_of_the_passes():
@@ -551,7 +563,8 @@ def test_shipped_student_draws_like_its_teacher_in_a_tenth_of_the_passes():
 
 
 def test_frechet_distance_is_the_closed_form():
-    "Covariances that commute: squared distance of the means plus squared differences of the spreads."
+    """Covariances that commute: squared distance of the means plus squared differences of the
+    spreads."""
     from lens_ref.turbo.findings import frechet
 
     g = torch.Generator().manual_seed(0)

@@ -1,9 +1,10 @@
-"""The world, its captions, its checker and the autoencoder: what must not drift, and how bad input is named."""
+"""The world, its captions, its checker and the autoencoder: what must not drift, and bad input."""
 
 import hashlib
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,20 +14,23 @@ from lens_ref.text.encoders import TextEncoder
 from lens_ref.text.gpt_oss import GptOss, TextConfig
 from lens_ref.text.tokenizer import TextTokenizer
 from lens_ref.vae.autoencoder import ToyVAE, decode, encode
-from lens_ref.data.wording import LANGUAGES, alt_text, brief_caption, dense_caption
+from lens_ref.data.drawing import background, board_box, corner, paste, render, spaced, sprite
+from lens_ref.data.wording import alt_text, brief_caption, dense_caption
+from lens_ref.data.words import LANGUAGES, PLACES, RELATIONS, told_pairs
 from lens_ref.data.world import (
+    COLORS,
     SKILLS,
-    background,
-    board_box,
+    Thing,
+    close_together,
+    related_pairs,
     relation,
-    render,
     sample_scene,
-    spaced,
 )
 
 
 def test_scenes_and_captions_are_those_the_shipped_toy_was_trained_on():
-    "Held-out prompts and the data of a resumed run depend on every draw. A deliberate change of the world changes this number, and asks for a new training."
+    """Held-out prompts and the data of a resumed run depend on every draw. A deliberate change
+    of the world changes this number, and asks for a new training."""
     rng, out = random.Random(0), []
     for i in range(200):
         scene = sample_scene(rng, None if i % 2 else SKILLS[i % len(SKILLS)])
@@ -39,6 +43,44 @@ def test_scenes_and_captions_are_those_the_shipped_toy_was_trained_on():
             )
         )
     assert hashlib.sha256(json.dumps(out).encode()).hexdigest()[:16] == "7c1be6d2f7dcc253"
+
+
+def test_pictures_are_those_the_shipped_toy_was_trained_on():
+    rng, sizes = random.Random(5), [(64, 64), (48, 80), (64, 112), (128, 64), (256, 256)]
+    total = sum(int(render(sample_scene(rng), *sizes[i % 5]).sum()) for i in range(50))
+    assert total == 437008382
+
+
+def test_objects_keep_their_size_where_pictures_have_room():
+    thing = sample_scene(random.Random(1), "single").things[0]
+    side = lambda height, width: corner(thing, height, width)[2]
+    assert len({side(h, w) for h in (64, 96, 128) for w in (64, 128, 192)}) == 1
+    assert side(32, 64) < side(64, 64) < side(256, 192)
+
+
+def test_the_picture_is_linear_in_the_colour_of_a_thing():
+    "The checker reads colours off by this."
+    drawn = {}
+    for color in ("red", "blue"):
+        drawn[color] = background("beach").copy()
+        paste(drawn[color], Thing("cat", color, "large", 0.5, 0.5))
+    y, x, n = corner(Thing("cat", "red", "large", 0.5, 0.5), 64, 64)
+    change = (drawn["red"] - drawn["blue"])[y : y + n, x : x + n]
+    plane = sprite("cat", n)[0][..., None]
+    assert np.allclose(change, plane * np.subtract(COLORS["red"], COLORS["blue"]), atol=1e-3)
+
+
+def test_what_dense_captions_leave_out():
+    "Places where a pair touches, and of four or more relations all but two: nothing else."
+    rng = random.Random(4)
+    for scene in (sample_scene(rng) for _ in range(300)):
+        pairs, told = related_pairs(scene), told_pairs(scene)
+        assert told == (pairs if len(pairs) < 4 else pairs[:2])
+        text = dense_caption(scene, rng)
+        assert all(RELATIONS[r][0] in text for _, r, _ in told)
+        placed = any(names[0] in text.lower() for names in PLACES.values())
+        if not scene.sign and scene.things:
+            assert placed != close_together(scene)
 
 
 def test_relations_are_opposites():
@@ -76,7 +118,8 @@ def test_every_object_lies_inside_the_picture_and_kinds_of_a_scene_differ():
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 80), (112, 64), (80, 96), (96, 128), (160, 128)])
 def test_wider_pictures_move_things_by_whole_tokens_and_keep_what_was_said_of_them(size):
-    "So that a model which knows the small picture has only places to learn; at 64 by 64 nothing may move, and of 300 scenes one may lose a relation that was close to call."
+    """So that a model which knows the small picture has only places to learn; at 64 by 64
+    nothing may move, and of 300 scenes one may lose a relation that was close to call."""
     rng, lost = random.Random(3), 0
     for s in (sample_scene(rng) for _ in range(300)):
         there = spaced(s.things, *size)

@@ -25,101 +25,95 @@ from ..core.pictures import upright
 
 # %% ../../nbs/03_clients/chat.ipynb #6cb6e589
 class EndpointError(LensError, RuntimeError):
-    "A chat server cannot be used, or an answer that was needed is not there. The message names the server and says what to do."
+    """A chat server cannot be used, or an answer that was needed is not there.
+
+    The message names the server and says what to do."""
 
 
 @dataclass
 class EndpointConfig(Config):
-    """Where to ask and how. `model`, `temperature`, `max_tokens`, `extra` and `image_side` belong to the question and so to the cache's key; the rest does not.
+    """Where to ask and how.
 
-    `extra`: further fields of the request, sent as they are, e.g. `{"seed": 0}` or `{"max_completion_tokens": 900}` (then set `max_tokens=None`).
-    `image_side`: pictures with a longer side are scaled down to it. `concurrency`: requests in flight over the whole pool. `timeout`: seconds for one answer, from question to
-    last byte. `attempts`: tries of one request that may fail; being told to come back later does not count, `patience` seconds bound that. `reasks`: how often an answer that is
-    empty or breaks its schema is asked for again. `price_in`, `price_out`: dollars per million tokens. `budget`: dollars for all answers of `model` in the cache,
-    whoever asked and when: a run that goes on, or another one on the same cache, does not get it anew. `give_up_after`: errors in a row, over all requests, that end the run."""
+    `model`, `temperature`, `max_tokens`, `extra` and `image_side` belong to the question and so to
+    the cache's key; the rest does not. A `budget` covers all answers of `model` in the cache,
+    whoever asked and when: a run that goes on, or another one on the same cache, does not get it
+    anew. Being told to come back later is no failed attempt; `patience` bounds that."""
 
     model: str
-    urls: tuple = ("https://api.openai.com/v1",)
-    key_env: str = "OPENAI_API_KEY"
+    urls: tuple[str, ...] = ("https://api.openai.com/v1",)
+    key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
     temperature: float | None = None
     max_tokens: int | None = 1024
-    extra: dict = field(default_factory=dict)
-    image_side: int | None = 1024
-    concurrency: int = 8
-    timeout: float = 120.0
-    attempts: int = 6
-    patience: float = 1800.0
-    backoff: float = 1.0
-    longest_wait: float = 60.0
-    reasks: int = 2
-    price_in: float | None = None
+    extra: dict = field(default_factory=dict)  # more fields of the request, such as {"seed": 0}
+    image_side: int | None = 1024  # pictures with a longer side are scaled down to it
+    concurrency: int = 8  # requests in flight over the whole pool
+    timeout: float = 120.0  # seconds for one answer, from question to last byte
+    attempts: int = 6  # tries of one request that may fail
+    patience: float = 1800.0  # seconds that a busy server may keep a request waiting
+    backoff: float = 1.0  # seconds to wait after the first failure
+    longest_wait: float = 60.0  # and at most, after many
+    reasks: int = 2  # how often an answer that cannot be used is asked for again
+    price_in: float | None = None  # dollars per million tokens
     price_out: float | None = None
-    budget: float | None = None
-    give_up_after: int = 20
+    budget: float | None = None  # dollars
+    give_up_after: int = 20  # errors in a row, over all requests, that end the run
 
     def validate(self):
         self.need(self.model, "model", "give the model's name as the server knows it")
-        self.need(
-            self.urls and all(str(u).startswith(("http://", "https://")) for u in self.urls),
-            "urls",
-            "give one or more addresses such as 'http://127.0.0.1:8000/v1'",
-        )
+        web = bool(self.urls) and all(u.startswith(("http://", "https://")) for u in self.urls)
+        self.need(web, "urls", "give one or more addresses such as 'http://127.0.0.1:8000/v1'")
         for name in ("concurrency", "attempts", "give_up_after"):
             self.need(getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("timeout", "patience", "backoff", "longest_wait"):
-            self.need(
-                0 < getattr(self, name) < math.inf, name, "must be a positive number of seconds"
-            )
+            finite = 0 < getattr(self, name) < math.inf
+            self.need(finite, name, "must be a positive number of seconds")
         for name in ("reasks", "price_in", "price_out", "budget"):
             self.need((getattr(self, name) or 0) >= 0, name, "must not be negative")
         for name in ("max_tokens", "image_side"):
-            self.need(
-                getattr(self, name) is None or getattr(self, name) >= 1,
-                name,
-                "must be at least 1, or None",
-            )
-        self.need(
-            self.budget is None or None not in (self.price_in, self.price_out),
-            "budget",
-            "needs price_in and price_out to be kept",
-        )
+            value = getattr(self, name)
+            self.need(value is None or value >= 1, name, "must be at least 1, or None")
+        priced = self.budget is None or None not in (self.price_in, self.price_out)
+        self.need(priced, "budget", "needs price_in and price_out to be kept")
 
 # %% ../../nbs/03_clients/chat.ipynb #08ce772d
 @dataclass(frozen=True)
 class Request:
-    """One question. `messages`: `(role, parts)` pairs; `schema`: a JSON schema the answer must obey; `settings`: overrides of temperature, max_tokens and extra fields;
-    `tag`: your name for it (a file, say), which travels to the answer and is no part of the key."""
+    "One question."
 
-    messages: tuple
-    schema: dict | None = None
-    again: int = 0
-    settings: dict = field(default_factory=dict)
-    tag: str = ""
+    messages: tuple  # (role, parts) pairs
+    schema: dict | None = None  # a JSON schema the answer must obey
+    again: int = 0  # tells two askings of the same question apart
+    settings: dict = field(default_factory=dict)  # instead of the config's temperature and such
+    tag: str = ""  # your name for it (a file, say); travels to the answer, no part of the key
 
 
 def chat(*parts, system: str | None = None, **kwargs) -> Request:
-    "A request of one turn: `chat('What is this?', Path('cat.jpg'), system='Answer in one word.')`; `kwargs` are fields of `Request`."
-    return Request((*([("system", (system,))] if system else []), ("user", parts)), **kwargs)
+    """A request of one turn; `kwargs` are fields of `Request`.
+
+    For example `chat('What is this?', Path('cat.jpg'), system='Answer in one word.')`."""
+    before = [("system", (system,))] if system else []
+    return Request((*before, ("user", parts)), **kwargs)
 
 # %% ../../nbs/03_clients/chat.ipynb #d19c2b72
 _SENT_AS_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
+def _as_picture(image) -> Image.Image:
+    if isinstance(image, Path):
+        return Image.open(image)
+    return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+
+
 def _opened(image) -> tuple[Image.Image, Image.Image]:
     "A picture as it is and upright."
     try:
-        picture = (
-            Image.open(image)
-            if isinstance(image, Path)
-            else image
-            if isinstance(image, Image.Image)
-            else Image.fromarray(np.asarray(image))
-        )
+        picture = _as_picture(image)
         picture.load()
         return picture, upright(picture)
     except Exception as e:
+        name = image if isinstance(image, Path) else type(image).__name__
         raise DataError(
-            f"{image if isinstance(image, Path) else type(image).__name__}: not a readable image ({type(e).__name__}); replace or remove it"
+            f"{name}: not a readable image ({type(e).__name__}); replace or remove it"
         ) from e
 
 
@@ -134,42 +128,52 @@ def image_hash(image) -> str:
     return hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes()).hexdigest()
 
 
+def _encoded(picture: Image.Image, photo: bool, side: int | None) -> tuple[bytes, str]:
+    "Bytes and kind: photographs as JPEG, drawn and transparent pictures as PNG, without loss."
+    alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+    picture = picture.convert("RGBA" if alpha else "RGB")
+    if side is not None and max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if photo and not alpha:
+        picture.save(buffer, "JPEG", quality=92)
+        return buffer.getvalue(), "image/jpeg"
+    picture.save(buffer, "PNG")
+    return buffer.getvalue(), "image/png"
+
+
 def image_url(image, side: int | None = None) -> str:
-    "A picture as a data URL, upright, its longer side at most `side` pixels. Raises `DataError` naming a file that cannot be read."
+    """A picture as a data URL, upright, its longer side at most `side` pixels.
+
+    Raises `DataError` naming a file that cannot be read."""
     stored, picture = _opened(image)
-    fits = side is None or max(picture.size) <= side
-    if fits and picture is stored and isinstance(image, Path) and picture.format in _SENT_AS_IS:
+    file, fits = isinstance(image, Path), side is None or max(picture.size) <= side
+    if file and fits and picture is stored and picture.format in _SENT_AS_IS:
         data, kind = image.read_bytes(), _SENT_AS_IS[picture.format]
     else:
-        has_alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-        picture = picture.convert("RGBA" if has_alpha else "RGB")
-        if not fits:
-            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        photo = (
-            isinstance(image, Path) and not has_alpha
-        )  # photographs: JPEG; drawn pictures: without loss
-        buffer, kind = io.BytesIO(), "image/jpeg" if photo else "image/png"
-        picture.save(buffer, "JPEG" if photo else "PNG", **(dict(quality=92) if photo else {}))
-        data = buffer.getvalue()
+        data, kind = _encoded(picture, file, side)
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 # %% ../../nbs/03_clients/chat.ipynb #f371f881
 def _settings(config: EndpointConfig, request: Request) -> dict:
-    own = (
-        dict(temperature=config.temperature, max_tokens=config.max_tokens)
-        | config.extra
-        | request.settings
-    )
-    return {k: v for k, v in own.items() if v is not None}
+    own = dict(temperature=config.temperature, max_tokens=config.max_tokens)
+    merged = own | config.extra | request.settings
+    return {k: v for k, v in merged.items() if v is not None}
 
 
 def request_key(config: EndpointConfig, request: Request) -> str:
-    "The name of a question in the cache: a hash of model, messages (pictures by their hash), settings, schema and `again`."
-    part = lambda p: p if isinstance(p, str) else dict(image=image_hash(p), side=config.image_side)
-    messages = [[role, [part(p) for p in parts]] for role, parts in request.messages]
+    """The name of a question in the cache.
+
+    A hash of model, messages (pictures by their hash), settings, schema and `again`."""
+
+    def named(part):
+        if isinstance(part, str):
+            return part
+        return dict(image=image_hash(part), side=config.image_side)
+
     what = dict(
         model=config.model,
-        messages=messages,
+        messages=[[role, [named(p) for p in parts]] for role, parts in request.messages],
         settings=_settings(config, request),
         schema=request.schema,
         again=request.again,
@@ -177,40 +181,38 @@ def request_key(config: EndpointConfig, request: Request) -> str:
     return hashlib.sha256(utf8(json.dumps(what, sort_keys=True, ensure_ascii=False))).hexdigest()
 
 
+def _part(part, side) -> dict:
+    if isinstance(part, str):
+        return dict(type="text", text=part)
+    return dict(type="image_url", image_url=dict(url=image_url(part, side)))
+
+
 def _message(role, parts, side) -> dict:
     if all(isinstance(p, str) for p in parts):
         return dict(role=role, content="\n".join(parts))
-    part = lambda p: (
-        dict(type="text", text=p)
-        if isinstance(p, str)
-        else dict(type="image_url", image_url=dict(url=image_url(p, side)))
-    )
-    return dict(role=role, content=[part(p) for p in parts])
+    return dict(role=role, content=[_part(p, side) for p in parts])
 
 
 def _closed(schema) -> bool:
-    "Does every object in the schema name all its keys? Only then may a server be told to hold to it strictly."
+    """Does every object in the schema name all its keys?
+
+    Only then may a server be told to hold to it strictly."""
     if isinstance(schema, list):
         return all(map(_closed, schema))
     if not isinstance(schema, dict):
         return True
-    whole = schema.get("additionalProperties") is False and set(schema.get("required", [])) == set(
-        schema.get("properties", {})
-    )
+    required, keys = set(schema.get("required", [])), set(schema.get("properties", {}))
+    whole = schema.get("additionalProperties") is False and required == keys
     return (schema.get("type") != "object" or whole) and all(map(_closed, schema.values()))
 
 
 def request_body(config: EndpointConfig, request: Request) -> dict:
     "The JSON that is sent."
-    body = dict(
-        model=config.model,
-        messages=[_message(r, p, config.image_side) for r, p in request.messages],
-    )
+    messages = [_message(role, parts, config.image_side) for role, parts in request.messages]
+    body = dict(model=config.model, messages=messages)
     if request.schema:
-        body["response_format"] = dict(
-            type="json_schema",
-            json_schema=dict(name="answer", schema=request.schema, strict=_closed(request.schema)),
-        )
+        schema = dict(name="answer", schema=request.schema, strict=_closed(request.schema))
+        body["response_format"] = dict(type="json_schema", json_schema=schema)
     return body | _settings(config, request)
 
 # %% ../../nbs/03_clients/chat.ipynb #a9f32e20
@@ -219,32 +221,31 @@ OUTCOMES = ("text", "refusal", "truncated", "error")
 
 @dataclass
 class Answer:
-    """What came of a request. `kind`: text, refusal, truncated or error. `text` (and `data`, if a schema was given) only for the first; `reason` says why for the others and `raw` keeps
-    what came instead. Tokens and `cost` (dollars) count every paid try and are None where the server did not say or no price is set. `final`: the server did answer, so the
-    cache will not ask again. `tries`: one dict per HTTP exchange (url, start, seconds, outcome, wait)."""
+    "What came of a request. Tokens and cost count every paid try; None where they are not known."
 
-    kind: str
-    text: str | None = None
-    data: object = None
-    reason: str = ""
-    raw: str | None = None
+    kind: str  # text, refusal, truncated or error
+    text: str | None = None  # only of a text
+    data: object = None  # the JSON, if a schema was given
+    reason: str = ""  # why there is no text
+    raw: str | None = None  # what came instead
     tag: str = ""
     key: str = ""
     model: str = ""
     attempts: int = 0
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    cost: float | None = None
-    final: bool = True
+    cost: float | None = None  # dollars
+    final: bool = True  # the server did answer, so the cache will not ask again
     cached: bool = False
-    tries: list = field(default_factory=list)
+    tries: list = field(default_factory=list)  # a dict per exchange: url, start, seconds, ...
 
     def need(self) -> str:
         "The text, or `EndpointError` saying why there is none."
         if self.kind == "text":
             return self.text
         raise EndpointError(
-            f"{self.tag or self.key[:12]}: no text but {self.kind} after {self.attempts} attempts ({self.reason})"
+            f"{self.tag or self.key[:12]}: no text but {self.kind} "
+            f"after {self.attempts} attempts ({self.reason})"
         )
 
 # %% ../../nbs/03_clients/chat.ipynb #5e175bd7
@@ -273,6 +274,7 @@ def _parsed(text: str, schema: dict):
 
 
 def reply_message(body) -> tuple[dict, str | None]:
+    "(message, finish_reason) in the body of a reply. Raises `BrokenReply`."
     try:
         return body["choices"][0]["message"] or {}, body["choices"][0].get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):

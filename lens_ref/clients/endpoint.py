@@ -22,13 +22,27 @@ from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from .chat import OUTCOMES, Answer, BrokenReply, EndpointConfig, EndpointError, Request, Unusable, read_reply, reply_message, request_body, request_key
+from lens_ref.clients.chat import (
+    OUTCOMES,
+    Answer,
+    BrokenReply,
+    EndpointConfig,
+    EndpointError,
+    Request,
+    Unusable,
+    read_reply,
+    reply_message,
+    request_body,
+    request_key,
+)
 from ..core.config import CheckpointError, ConfigError
 from ..core.files import json_bytes, utf8
 
 # %% ../../nbs/03_clients/endpoint.ipynb #9ad0cf1b
 def pause(failures: int, base: float, longest: float, rng=random) -> float:
-    "Seconds to wait after the n-th failure: `base * 2**(n - 1)`, at most `longest`, times a random factor between one half and one."
+    """Seconds to wait after the n-th failure.
+
+    `base * 2**(n - 1)`, at most `longest`, times a random factor between one half and one."""
     return min(longest, base * 2.0 ** min(failures - 1, 60)) * rng.uniform(0.5, 1)
 
 
@@ -43,22 +57,25 @@ def _duration(text) -> float | None:
 
 
 def retry_after(headers, now: float | None = None) -> float | None:
-    "Seconds a reply asks us to wait: `retry-after-ms`, or `Retry-After` as seconds or as an HTTP date. None if it does not."
+    """Seconds a reply asks us to wait; None if it does not.
+
+    `retry-after-ms`, or `Retry-After` as seconds or as an HTTP date."""
     if (ms := _duration(headers.get("retry-after-ms"))) is not None:
         return ms / 1000
     value = headers.get("retry-after")
     if value is None or (seconds := _duration(value)) is not None:
         return seconds if value is not None else None
     try:
-        return max(
-            0.0, parsedate_to_datetime(value).timestamp() - (time.time() if now is None else now)
-        )
+        at = parsedate_to_datetime(value).timestamp()
     except (ValueError, TypeError):
         return None
+    return max(0.0, at - (time.time() if now is None else now))
 
 
 def rate_limited(headers, used: int | None) -> float | None:
-    "Seconds until the allowance returns when a good reply says it is used up: no request left, or fewer tokens than this one took. Else None."
+    """Seconds until the allowance returns when a good reply says it is used up; else None.
+
+    Used up is: no request left, or fewer tokens than this one took."""
     for what, least in (("requests", 1), ("tokens", max(1, used or 1))):
         left = headers.get(f"x-ratelimit-remaining-{what}")
         if left is not None and left.strip().isdigit() and int(left) < least:
@@ -67,33 +84,39 @@ def rate_limited(headers, used: int | None) -> float | None:
 # %% ../../nbs/03_clients/endpoint.ipynb #2937c8cf
 @dataclass
 class _Fault:
-    "What one exchange came to when it brought no answer. `what`: later, failed, rejected or refused."
+    "What one exchange came to when it brought no answer."
 
-    what: str
+    what: str  # later, failed, rejected, refused or unusable
     reason: str
     wait: float | None = None
 
 
-_NO_MONEY, _REFUSED = (
-    {"insufficient_quota", "billing_hard_limit_reached"},
-    {"content_filter", "content_policy_violation"},
-)
+_NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached"}
+_REFUSED = {"content_filter", "content_policy_violation"}
+
+
+def _error_in(e) -> tuple:
+    "(code, one line that says what was wrong) of an HTTP error."
+    error = e.body if isinstance(e.body, dict) else {}
+    error = error["error"] if isinstance(error.get("error"), dict) else error
+    says = str(error.get("message") or e.message)[:200]
+    return error.get("code") or error.get("type"), f"HTTP {e.status_code}: {says}"
 
 
 def _status_fault(e, url: str, config: EndpointConfig) -> _Fault:
-    error = e.body if isinstance(e.body, dict) else {}
-    error = error["error"] if isinstance(error.get("error"), dict) else error
-    code, status = error.get("code") or error.get("type"), e.status_code
-    reason = f"HTTP {status}: {str(error.get('message') or e.message)[:200]}"
+    "The family of an HTTP error. Raises `EndpointError` where no request can succeed."
+    (code, reason), status = _error_in(e), e.status_code
     if code in _NO_MONEY:
         raise EndpointError(
-            f"{url}: {reason}; the account has no credit left, add some and run again: what is answered is kept"
+            f"{url}: {reason}; the account has no credit left, add some and run again: "
+            "what is answered is kept"
         ) from e
     if status == 401:
         raise EndpointError(f"{url}: {reason}; set ${config.key_env} to a valid key") from e
     if status == 404:
         raise EndpointError(
-            f"{url}: {reason}; check the address (it usually ends in /v1) and model={config.model!r}"
+            f"{url}: {reason}; "
+            f"check the address (it usually ends in /v1) and model={config.model!r}"
         ) from e
     if code in _REFUSED:
         return _Fault("refused", reason)
@@ -103,22 +126,21 @@ def _status_fault(e, url: str, config: EndpointConfig) -> _Fault:
     return _Fault("failed" if status in (408, 409, 425) or status >= 500 else "rejected", reason)
 
 
+_TIME_OUTS = {"APITimeoutError", "TimeoutException"}
+_CUT_LINES = {"TransportError", "DecodingError", "StreamError"}
+
+
 def _fault(e: Exception, url: str, config: EndpointConfig) -> _Fault:
     "Sort an exception of the transport into its family; what is none of its kind is raised again."
     import openai
 
     if isinstance(e, openai.APIStatusError):
         return _status_fault(e, url, config)
-    names = {
-        c.__name__ for c in type(e).__mro__
-    }  # the HTTP library below `openai` changes its name, its errors do not
-    if isinstance(e, TimeoutError) or names & {"APITimeoutError", "TimeoutException"}:
+    # By name: the HTTP library below `openai` changes its name, its errors do not.
+    names = {c.__name__ for c in type(e).__mro__}
+    if isinstance(e, TimeoutError) or names & _TIME_OUTS:
         return _Fault("failed", f"no whole answer within {config.timeout:g} s")
-    if isinstance(e, (OSError, openai.APIConnectionError)) or names & {
-        "TransportError",
-        "DecodingError",
-        "StreamError",
-    }:
+    if isinstance(e, (OSError, openai.APIConnectionError)) or names & _CUT_LINES:
         return _Fault("failed", f"connection: {e.__cause__ or e}"[:200])
     if isinstance(e, ValueError):
         return _Fault("failed", f"not a chat completion: {e}"[:200])
@@ -142,7 +164,10 @@ class Pool:
             self.ready[url] = max(self.ready[url], time.monotonic() + seconds)
 
     def result(self, url: str, good: bool, wait: float):
-        "Remember how it went. Failures in a row make a server of several rest; a single one is left to the waits of its requests."
+        """Remember how it went.
+
+        Failures in a row make a server of several rest; a single one is left to the waits of its
+        requests."""
         with self.lock:
             self.streak[url] = 0 if good else self.streak[url] + 1
         if not good and len(self.urls) > 1:
@@ -156,8 +181,10 @@ class Pool:
             return url, self.ready[url] - time.monotonic()
 
     def take(self, stop: threading.Event, patience: float = math.inf) -> str:
-        """The next server that may be asked; waits if all rest. Raises `_Stopped` when `stop` is set meanwhile,
-        and `EndpointError` when even the first would have to rest longer than `patience` seconds."""
+        """The next server that may be asked; waits if all rest.
+
+        Raises `_Stopped` when `stop` is set meanwhile, and `EndpointError` when even the first
+        would have to rest longer than `patience` seconds."""
         while True:
             url, wait = self._next()
             if stop.is_set():
@@ -166,16 +193,20 @@ class Pool:
                 return url
             if wait > patience:
                 raise EndpointError(
-                    f"{url}: asks for a rest of {wait:.0f} s, more than patience={patience:g}; run again later: what is answered is kept"
+                    f"{url}: asks for a rest of {wait:.0f} s, more than patience={patience:g}; "
+                    "run again later: what is answered is kept"
                 )
             if stop.wait(min(wait + random.uniform(0, 0.1), 1.0)):
                 raise _Stopped
 
 # %% ../../nbs/03_clients/endpoint.ipynb #29024171
 class AnswerCache:
-    """Answers by key in a SQLite file (`None`: in memory). Safe for threads, and for several processes on one machine.
+    """Answers by key in a SQLite file (`None`: in memory).
 
-    Raises `CheckpointError` naming the file when it cannot be opened, read or written."""
+    Safe for threads, and for several processes on one machine. Raises `CheckpointError` naming the
+    file when it cannot be opened, read or written."""
+
+    COLUMNS = "key text primary key, at real, tag text, record text"
 
     def __init__(self, path=None):
         self.path, self.lock, self.counted = path, threading.Lock(), {}
@@ -190,9 +221,7 @@ class AnswerCache:
             )
             self.db.execute("pragma journal_mode=wal")
             self.db.execute("pragma synchronous=full")
-            self.db.execute(
-                "create table if not exists answers (key text primary key, at real, tag text, record text)"
-            )
+            self.db.execute(f"create table if not exists answers ({self.COLUMNS})")
 
     @contextlib.contextmanager
     def _named(self, what):
@@ -200,7 +229,8 @@ class AnswerCache:
             yield
         except (sqlite3.Error, OSError) as e:
             raise CheckpointError(
-                f"{self.path}: the cache of answers cannot be {what} ({e}); free some space, or move the file away to start anew"
+                f"{self.path}: the cache of answers cannot be {what} ({e}); "
+                "free some space, or move the file away to start anew"
             ) from e
 
     def get(self, key: str) -> Answer | None:
@@ -219,13 +249,15 @@ class AnswerCache:
             )
 
     def paid(self, model: str) -> float:
-        "Dollars that the stored answers of a model cost, other processes' too. Reads the rows that are new since the last call."
+        """Dollars that the stored answers of a model cost, other processes' too.
+
+        Reads the rows that are new since the last call."""
+        cost_of = "json_extract(record, '$.cost')"
+        one = f"case when json_extract(record, '$.model') = ? then {cost_of} end"
+        ask = f"select max(rowid), sum({one}) from answers where rowid > ?"
         with self.lock, self._named("read"):
             last, cost = self.counted.get(model, (0, 0.0))
-            cost_of = "sum(case when json_extract(record, '$.model') = ? then json_extract(record, '$.cost') end)"
-            row, more = self.db.execute(
-                f"select max(rowid), {cost_of} from answers where rowid > ?", (model, last)
-            ).fetchone()
+            row, more = self.db.execute(ask, (model, last)).fetchone()
             self.counted[model] = row or last, cost + (more or 0)
             return self.counted[model][1]
 
@@ -259,7 +291,9 @@ def _client(url: str, config: EndpointConfig):
 
 
 def _exchange(client, body: dict, timeout: float):
-    "Send one request: (parsed body, headers). Raises what the transport raises, and `TimeoutError` when the whole took longer than `timeout`."
+    """Send one request: (parsed body, headers).
+
+    Raises what the transport raises, and `TimeoutError` when it took longer than `timeout`."""
     deadline, parts = time.monotonic() + timeout, []
     with client.chat.completions.with_streaming_response.create(**_known(body)) as reply:
         for part in reply.iter_bytes():
@@ -269,25 +303,17 @@ def _exchange(client, body: dict, timeout: float):
         return json.loads(b"".join(parts)), reply.headers
 
 
+_PLAIN = "model messages response_format temperature max_tokens seed top_p max_completion_tokens"
+
+
 def _known(body: dict) -> dict:
     "Fields the `openai` package does not know travel in `extra_body`."
-    plain = (
-        "model",
-        "messages",
-        "response_format",
-        "temperature",
-        "max_tokens",
-        "seed",
-        "top_p",
-        "max_completion_tokens",
-    )
-    return {k: v for k, v in body.items() if k in plain} | dict(
-        extra_body={k: v for k, v in body.items() if k not in plain}
-    )
+    known = {k: v for k, v in body.items() if k in _PLAIN.split()}
+    return known | dict(extra_body={k: v for k, v in body.items() if k not in known})
 
 # %% ../../nbs/03_clients/endpoint.ipynb #87beeac5
 class Ledger:
-    "Counts of this process: answers by kind, HTTP tries, tokens and dollars paid, answers taken from the cache."
+    "Counts of this process: answers by kind or from the cache, tries, tokens and dollars paid."
 
     def __init__(self):
         self.lock, self.kinds, self.sums, self.row = threading.Lock(), Counter(), Counter(), 0
@@ -327,33 +353,34 @@ class Ledger:
 
 # %% ../../nbs/03_clients/endpoint.ipynb #a27b65b9
 class Endpoint:
-    """A client of one or several equal chat servers. `ask(request)` gives an `Answer`; `run(fn, items)` many, in order; `map(requests)` is `run` with `ask`.
+    """A client of one or several equal chat servers.
 
-    `cache`: path of a SQLite file, an `AnswerCache`, or None for memory only. Safe to use from several threads. Raises `EndpointError` when the servers cannot be used at all
-    or the budget is spent, `CheckpointError` when an answer cannot be stored, `ConfigError` when the package `openai` is missing."""
+    `ask(request)` gives an `Answer`; `run(fn, items)` many, in order; `map(requests)` is `run` with
+    `ask`. `cache`: path of a SQLite file, an `AnswerCache`, or None for memory only. Safe to use
+    from several threads.
+    Raises `EndpointError` when the servers cannot be used at all or the budget is spent,
+    `CheckpointError` when an answer cannot be stored, `ConfigError` when the package `openai` is
+    missing."""
 
     def __init__(self, config: EndpointConfig, cache=None):
         self.config, self.pool, self.ledger = config, Pool(config.urls), Ledger()
         self.cache = cache if isinstance(cache, AnswerCache) else AnswerCache(cache)
         self.earlier = self.cache.paid(config.model) if config.budget is not None else 0.0
         self.clients = {url: _client(url, config) for url in config.urls}
-        self.slots, self.lock, self.under_way, self.stop = (
-            threading.Semaphore(config.concurrency),
-            threading.Lock(),
-            {},
-            threading.Event(),
-        )
+        self.slots, self.lock = threading.Semaphore(config.concurrency), threading.Lock()
+        self.under_way, self.stop = {}, threading.Event()
 
     def ask(self, request: Request, stop: threading.Event | None = None) -> Answer:
-        "The answer to one request: from the cache, from an equal request under way, or from a server."
+        "The answer to one request: from the cache, an equal request under way, or a server."
         key, stop, answer = request_key(self.config, request), stop or self.stop, None
         while answer is None:
             with self.lock:
                 first = key not in self.under_way
                 waiting = self.under_way.setdefault(key, Future())
-            answer = (
-                self._lead(key, request, stop, waiting) if first else self._follow(waiting, stop)
-            )
+            if first:
+                answer = self._lead(key, request, stop, waiting)
+            else:
+                answer = self._follow(waiting, stop)
         self.ledger.add(answer)
         return replace(answer, tag=request.tag)
 
@@ -385,30 +412,38 @@ class Endpoint:
         return answer
 
     def spent(self) -> float:
-        "Dollars that count against the budget: those of earlier runs, of this one (also for answers that are not stored yet) and of other processes on the cache."
+        """Dollars that count against the budget.
+
+        Those of earlier runs, of this one (also for answers that are not stored yet) and of other
+        processes on the cache."""
         return max(self.earlier + self.ledger.sums["cost"], self.cache.paid(self.config.model))
 
     def _check(self, stop):
-        "Is it worth sending another request? A caller who asks one by one sees the errors and decides; a run is ended."
+        """Is it worth sending another request?
+
+        A caller who asks one by one sees the errors and decides; a run is ended."""
         c = self.config
         if c.budget is not None and (spent := self.spent()) >= c.budget:
             raise EndpointError(
-                f"the budget of ${c.budget:g} is spent (${spent:.4f} for the answers of {c.model} in the cache); raise it and run again: what is answered is kept"
+                f"the budget of ${c.budget:g} is spent (${spent:.4f} for the answers of {c.model} "
+                "in the cache); raise it and run again: what is answered is kept"
             )
         if stop is not self.stop and self.ledger.row >= c.give_up_after:
             raise EndpointError(
-                f"{', '.join(c.urls)}: the last {self.ledger.row} requests all failed; see that the server runs, then run again: what is answered is kept"
+                f"{', '.join(c.urls)}: the last {self.ledger.row} requests all failed; "
+                "see that the server runs, then run again: what is answered is kept"
             )
 
     def run(self, fn, items, window: int | None = None):
-        """Yield `fn(item, stop)` for every item, in order, while up to `window` are worked on. `fn` may call `ask(..., stop)` as often as it likes.
+        """Yield `fn(item, stop)` for every item, in order, while up to `window` are worked on.
 
-        Items are taken from the iterable as needed. When the caller stops early or an error comes, what is in flight is finished and stored; the rest is not sent."""
+        `fn` may call `ask(..., stop)` as often as it likes. Items are taken from the iterable as
+        needed. When the caller stops early or an error comes, what is in flight is finished and
+        stored; the rest is not sent."""
         stop, todo, self.ledger.row = threading.Event(), deque(), 0
         window, items = window or max(64, 16 * self.config.concurrency), iter(items)
-        threads = ThreadPoolExecutor(
-            2 * self.config.concurrency, thread_name_prefix="endpoint"
-        )  # twice the places: some of them wait
+        places = 2 * self.config.concurrency  # some of them wait
+        threads = ThreadPoolExecutor(places, thread_name_prefix="endpoint")
         try:
             while True:
                 for item in itertools.islice(items, window - len(todo)):
@@ -431,7 +466,7 @@ _COMPLAINT = (
 
 
 class _Work:
-    "The state of one request until it has an answer; `step` is one try and returns None if there must be another."
+    "One request until it has an answer; `step` is one try and gives None if there must be another."
 
     def __init__(self, endpoint, request, key):
         self.e, self.c, self.request, self.key = endpoint, endpoint.config, request, key
@@ -440,40 +475,33 @@ class _Work:
         self.began, self.body = time.monotonic(), None
 
     def step(self, stop) -> Answer | None:
-        if self.body is None:
-            self.body = request_body(
-                self.c, self.request
-            )  # encoded late: only requests under way hold their pictures
+        if self.body is None:  # encoded late: only requests under way hold their pictures
+            self.body = request_body(self.c, self.request)
         with self.e.slots:
             url = self.e.pool.take(stop, self.c.patience)
             self.e._check(stop)
-            start, clock = time.time(), time.monotonic()
-            try:
-                reply, headers = _exchange(
-                    self.e.clients[url],
-                    self.body | dict(messages=self.body["messages"] + self.turns),
-                    self.c.timeout,
-                )
-            except Exception as e:
-                result = _fault(e, url, self.c)
-            else:
-                result = self._receive(url, reply, headers)
-            self.tries.append(
-                dict(
-                    url=url,
-                    start=start,
-                    seconds=time.monotonic() - clock,
-                    outcome=result.kind if isinstance(result, Answer) else result.what,
-                    wait=0.0,
-                )
-            )
+            result = self._try(url)
             if isinstance(result, Answer):
-                return self._finish(
-                    result
-                )  # stored before its place is given to the next: a kill loses no more than `concurrency`
+                # Stored before its place is given to the next: a kill loses `concurrency` at most.
+                return self._finish(result)
         return self._after(result, url, stop)
 
-    def _receive(self, url, reply, headers):
+    def _try(self, url) -> Answer | _Fault:
+        "One exchange, booked among the tries."
+        start, clock = time.time(), time.monotonic()
+        body = self.body | dict(messages=self.body["messages"] + self.turns)
+        try:
+            reply, headers = _exchange(self.e.clients[url], body, self.c.timeout)
+        except Exception as e:
+            result = _fault(e, url, self.c)
+        else:
+            result = self._receive(url, reply, headers)
+        seconds = time.monotonic() - clock
+        outcome = result.kind if isinstance(result, Answer) else result.what
+        self.tries.append(dict(url=url, start=start, seconds=seconds, outcome=outcome, wait=0.0))
+        return result
+
+    def _receive(self, url, reply, headers) -> Answer | _Fault:
         "Count what a reply cost, then read it."
         usage = (isinstance(reply, dict) and reply.get("usage")) or {}
         self.e.pool.result(url, True, 0)
@@ -488,23 +516,22 @@ class _Work:
         self.usages.append(usage)
         self.costs.append(self._cost(usage))
         self.e.ledger.tokens(usage, self.costs[-1])
-        if (
-            isinstance(answer, _Fault)
-            and self.request.schema
-            and (text := reply_message(reply)[0].get("content"))
-        ):
-            self.turns = [
-                dict(role="assistant", content=text),
-                dict(role="user", content=_COMPLAINT.format(answer.reason)),
-            ]
+        if isinstance(answer, _Fault) and self.request.schema:
+            self._complain(reply_message(reply)[0].get("content"), answer.reason)
         return answer
 
-    def _cost(self, usage):
-        tokens, prices = (
-            [usage.get("prompt_tokens"), usage.get("completion_tokens")],
-            [self.c.price_in, self.c.price_out],
-        )
-        return None if None in tokens + prices else sum(n * p for n, p in zip(tokens, prices)) / 1e6
+    def _complain(self, text, reason: str):
+        "The next try shows the model what it wrote, and what is wrong with it."
+        if text:
+            complaint = dict(role="user", content=_COMPLAINT.format(reason))
+            self.turns = [dict(role="assistant", content=text), complaint]
+
+    def _cost(self, usage) -> float | None:
+        tokens = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+        prices = [self.c.price_in, self.c.price_out]
+        if None in tokens + prices:
+            return None
+        return sum(n * p for n, p in zip(tokens, prices)) / 1e6
 
     def _after(self, fault, url, stop) -> Answer | None:
         "Wait as the fault asks, or end with an error."
@@ -512,32 +539,20 @@ class _Work:
             return self._finish(Answer("refusal", reason=fault.reason))
         if fault.what == "rejected":
             return self._finish(Answer("error", reason=fault.reason, final=False))
-        self.failures, self.later, self.unusable = (
-            n + (fault.what == w)
-            for n, w in (
-                (self.failures, "failed"),
-                (self.later, "later"),
-                (self.unusable, "unusable"),
-            )
-        )
+        self.failures += fault.what == "failed"
+        self.later += fault.what == "later"
+        self.unusable += fault.what == "unusable"
         if self.unusable > self.c.reasks:
-            return self._finish(
-                Answer(
-                    "error",
-                    reason=f"{fault.reason} ({self.unusable} answers)",
-                    raw=self.turns[0]["content"] if self.turns else None,
-                )
-            )
+            reason = f"{fault.reason} ({self.unusable} answers)"
+            last = self.turns[0]["content"] if self.turns else None
+            return self._finish(Answer("error", reason=reason, raw=last))
         if self.failures >= self.c.attempts or time.monotonic() - self.began > self.c.patience:
             return self._finish(Answer("error", reason=fault.reason, final=False))
         self._wait(fault, url, stop)
 
     def _wait(self, fault, url, stop):
-        own = pause(
-            {"failed": self.failures, "later": self.later}.get(fault.what, 1),
-            self.c.backoff,
-            self.c.longest_wait,
-        )
+        times = {"failed": self.failures, "later": self.later}.get(fault.what, 1)
+        own = pause(times, self.c.backoff, self.c.longest_wait)
         if fault.what == "unusable":
             return  # the server is well; ask at once
         self.tries[-1]["wait"] = own if fault.wait is None else fault.wait
@@ -547,12 +562,10 @@ class _Work:
         if stop.wait(own):
             raise _Stopped
 
+    def _tokens(self, name: str) -> int | None:
+        return _total([usage.get(name) for usage in self.usages])
+
     def _finish(self, answer: Answer) -> Answer:
-        total = lambda values: sum(values) if values and None not in values else None
-        counts = {
-            k: total([u.get(k) for u in self.usages])
-            for k in ("prompt_tokens", "completion_tokens")
-        }
         answer = replace(
             answer,
             key=self.key,
@@ -560,8 +573,14 @@ class _Work:
             model=self.c.model,
             attempts=len(self.tries),
             tries=self.tries,
-            cost=total(self.costs),
-            **counts,
+            cost=_total(self.costs),
+            prompt_tokens=self._tokens("prompt_tokens"),
+            completion_tokens=self._tokens("completion_tokens"),
         )
         self.e.cache.put(answer)
         return answer
+
+
+def _total(values: list):
+    "Their sum; None if there are none, or one is not known."
+    return sum(values) if values and None not in values else None

@@ -20,11 +20,23 @@ from ..clients.endpoint import Endpoint
 from ..core.config import ConfigError, DataError, nearest
 from ..core.files import atomic_write, json_bytes
 from .captioner import PROMPTS, EndpointCaptioner
-from .filters import MODELS, ORDER, Thresholds, filter_images, image_filters, thumbnail_embedding
-from .shards import CAPTION_KINDS, Dropped, check_shard_plan, image_rows, in_turn, name_of, row_sample, write_json, write_shards
+from .duplicates import thumbnail_embedding
+from .filters import MODELS, ORDER, Thresholds, filter_images, image_filters
+from lens_ref.data.shards import (
+    CAPTION_KINDS,
+    Dropped,
+    check_shard_plan,
+    image_rows,
+    in_turn,
+    name_of,
+    row_sample,
+    write_json,
+    write_shards,
+)
 
-# %% ../../nbs/04_data/prepare.ipynb #a34ee037
+# %% ../../nbs/04_data/prepare.ipynb #d4a50001
 def _field(x, name, default=None):
+    "A field of a decision, which may be a dict or an object."
     return x.get(name, default) if isinstance(x, dict) else getattr(x, name, default)
 
 
@@ -32,25 +44,29 @@ FIELDS = ("kept", "filter", "score", "threshold", "reason")
 UNJUDGED = dict.fromkeys(FIELDS) | dict(kept=True)
 
 
+def _plain(decision, source) -> dict:
+    "The `FIELDS` of a decision as plain values."
+    out = {k: _field(decision, k) for k in FIELDS}
+    out["kept"] = bool(out["kept"])
+    for k in ("score", "threshold", "filter"):
+        if out[k] is not None and not isinstance(out[k], str):
+            out[k] = float(out[k])
+    reason = str(out["reason"] or _field(decision, "detail") or "")
+    # shards carry no paths of this machine
+    out["reason"] = reason.replace(f"{Path(source)}/", "") or None
+    return out
+
+
 def _judge(filter, source: str, names: list) -> list:
-    "[(name, {kept, filter, score, threshold, reason})] for images `names` of a folder. Raises `DataError` if one goes without a decision."
-    why = lambda d: (
-        str(_field(d, "reason") or _field(d, "detail") or "").replace(f"{Path(source)}/", "")
-        or None
-    )  # shards carry no paths of this machine
-    made = {
-        str(_field(d, "path")): {k: why(d) if k == "reason" else _field(d, k) for k in FIELDS}
-        for d in filter([str(Path(source) / n) for n in names])
-    }
-    missing = [n for n in names if str(Path(source) / n) not in made]
+    """[(name, {kept, filter, score, threshold, reason})] for images `names` of a folder. Raises
+    `DataError` if one goes without a decision."""
+    paths = [str(Path(source) / n) for n in names]
+    made = {str(_field(d, "path")): _plain(d, source) for d in filter(paths)}
+    missing = [n for n, p in zip(names, paths) if p not in made]
     if missing:
-        raise DataError(
-            f"filter {name_of(filter)}: gave no decision on {missing[0]}; it must give one for each path"
-        )
-    plain = lambda k, v: (
-        bool(v) if k == "kept" else v if v is None or isinstance(v, str) else float(v)
-    )
-    return [(n, {k: plain(k, v) for k, v in made[str(Path(source) / n)].items()}) for n in names]
+        why = f"gave no decision on {missing[0]}; it must give one for each path"
+        raise DataError(f"filter {name_of(filter)}: {why}")
+    return [(n, made[p]) for n, p in zip(names, paths)]
 
 
 def decide(source, names: list, filters: list, run=in_turn, block: int = 256) -> dict:
@@ -65,151 +81,132 @@ def decide(source, names: list, filters: list, run=in_turn, block: int = 256) ->
     return made
 
 
+def _sample_or_dropped(source, row, answer):
+    "What becomes of a row with a captioner's answer."
+    answers = answer if isinstance(answer, dict) else {}
+    said = {k: v for k, v in answers.items() if k.split(":")[0] in CAPTION_KINDS}
+    reason = _field(answer, "reason")
+    if reason and not said:
+        return Dropped(row["path"], "caption", str(reason))
+    try:
+        return row_sample(source, row, said)
+    except DataError as e:
+        return Dropped(row["path"], "read", str(e))
+
+
 def make_samples(source, captioner, rows):
-    "The `Sample` or `Dropped` of each row, captioned by `captioner` or with the captions that the row has."
-    answers = (
-        captioner([str(Path(source) / r["path"]) for r in rows]) if captioner else [{}] * len(rows)
-    )
+    """The `Sample` or `Dropped` of each row, captioned by `captioner` or with the captions that
+    the row has."""
+    paths = [str(Path(source) / r["path"]) for r in rows]
+    answers = captioner(paths) if captioner else [{}] * len(rows)
     for row, answer in zip(rows, answers, strict=True):
-        reason = _field(answer, "reason")
-        said = {
-            k: v
-            for k, v in (answer if isinstance(answer, dict) else {}).items()
-            if k.split(":")[0] in CAPTION_KINDS
-        }
-        try:
-            yield (
-                Dropped(row["path"], "caption", str(reason))
-                if reason and not said
-                else row_sample(source, row, said)
-            )
-        except DataError as e:
-            yield Dropped(row["path"], "read", str(e))
+        yield _sample_or_dropped(source, row, answer)
 
-
-OTHER_PICTURES = (
-    "avif",
-    "heic",
-    "heif",
-    "jfif",
-    "jpe",
-    "jp2",
-    "jxl",
-    "svg",
-    "psd",
-    "tga",
-    "ico",
-    "ppm",
-    "dng",
-    "cr2",
-    "cr3",
-    "nef",
-    "arw",
-    "raf",
+# %% ../../nbs/04_data/prepare.ipynb #d4a50003
+OTHER_PICTURES = tuple(
+    "avif heic heif jfif jpe jp2 jxl svg psd tga ico ppm dng cr2 cr3 nef arw raf".split()
 )
 
 
 def not_read(source, out, known=()) -> tuple[list, dict]:
-    "Pictures of types that are not read, by name, and how many of what else lies in a folder, by suffix. `known` names, hidden files, `metadata.jsonl` and what is below `out` are neither."
+    """Pictures of types that are not read, by name, and how many of what else lies in a folder,
+    by suffix. `known` names, hidden files, `metadata.jsonl` and what is below `out` are neither."""
     source, out = Path(source), Path(out).absolute()
-    every = {
-        p: p.relative_to(source).as_posix()
-        for p in source.rglob("*")
-        if p.is_file() and out not in p.absolute().parents
-    }
-    left = {
-        p: n
-        for p, n in every.items()
-        if n not in known
-        and n != "metadata.jsonl"
-        and not any(part.startswith(".") for part in n.split("/"))
-    }
-    pictures = {p: n for p, n in left.items() if p.suffix.lower()[1:] in OTHER_PICTURES}
-    return sorted(pictures.values()), dict(
-        sorted(
-            collections.Counter(
-                p.suffix.lower() or p.name for p in left.keys() - pictures.keys()
-            ).items()
-        )
-    )
+    known = {*known, "metadata.jsonl"}
+    pictures, others = [], collections.Counter()
+    for p in source.rglob("*"):
+        if not p.is_file() or out in p.absolute().parents:
+            continue
+        name = p.relative_to(source).as_posix()
+        if name in known or any(part.startswith(".") for part in name.split("/")):
+            continue
+        if p.suffix.lower()[1:] in OTHER_PICTURES:
+            pictures.append(name)
+        else:
+            others[p.suffix.lower() or p.name] += 1
+    return sorted(pictures), dict(sorted(others.items()))
+
+
+def _other_line(name: str) -> dict:
+    "The line of the report on a picture of a type that is not read."
+    reason = f"files that end in {Path(name).suffix} are not read; save it as png, jpg or webp"
+    fields = {k: UNJUDGED[k] for k in FIELDS[:4]}
+    return dict(path=name, stage="type", reason=reason) | fields | dict(kept=False)
+
+
+def _why(line: dict) -> str:
+    "Under what a line of the report is counted."
+    if line["kept"]:
+        return "kept"
+    return line["filter"] if line["stage"] == "filter" else line["stage"]
 
 
 def prepare_report(out, decisions: dict, others: list = ()) -> dict:
-    "Write `out/report.jsonl`, a line for each image with what became of it and why, `others` of types that are not read included; returns counts of kept and of each reason to drop."
-    lines = {
-        n: dict(path=n, stage=None if d["kept"] else "filter", reason=None) | d
-        for n, d in decisions.items()
-    }
-    for n in others:
-        lines[n] = (
-            dict(
-                path=n,
-                stage="type",
-                reason=f"files that end in {Path(n).suffix} are not read; save it as png, jpg or webp",
-            )
-            | {k: UNJUDGED[k] for k in FIELDS[:4]}
-            | dict(kept=False)
-        )
+    """Write `out/report.jsonl`, a line for each image with what became of it and why, `others`
+    of types that are not read included; returns counts of kept and of each reason to drop."""
+    lines = {}
+    for name, d in decisions.items():
+        lines[name] = dict(path=name, stage=None if d["kept"] else "filter", reason=None) | d
+    lines |= {name: _other_line(name) for name in others}
     for path in sorted(Path(out).glob("shard-*.json")):
         for d in json.loads(path.read_text("utf8"))["dropped"]:
             lines[d["path"]].update(d, kept=False)
     with atomic_write(Path(out) / "report.jsonl") as tmp:
         Path(tmp).write_bytes(b"".join(json_bytes(x) + b"\n" for x in lines.values()))
-    why = collections.Counter(
-        "kept" if x["kept"] else x["filter"] if x["stage"] == "filter" else x["stage"]
-        for x in lines.values()
-    )
+    why = collections.Counter(map(_why, lines.values()))
     return dict(images=len(lines), kept=why.pop("kept", 0), dropped=dict(sorted(why.items())))
+
+# %% ../../nbs/04_data/prepare.ipynb #a34ee037
+def _sizes(source, rows) -> dict:
+    "{name: bytes}, None for a file that only a line of metadata promises."
+    paths = {r["path"]: Path(source) / r["path"] for r in rows}
+    return {n: os.path.getsize(p) if os.path.isfile(p) else None for n, p in paths.items()}
+
+
+def _decisions(source, out, sizes, filters, run) -> dict:
+    "{name: decision}, made on the first run and read back on later ones."
+    path = Path(out) / "decisions.json"
+    if not path.is_file():
+        # what a metadata line only promises is dropped when it is read
+        there = [n for n, size in sizes.items() if size is not None]
+        decided = decide(source, there, filters, run)
+        write_json(path, dict.fromkeys(sizes, UNJUDGED) | decided)
+    return json.loads(path.read_text("utf8"))
 
 
 def prepare(
     source, out, filter=None, captioner=None, per_shard: int = 1000, run=in_turn, log=print
 ) -> dict:
-    """Folder of images `source` -> shards in `out`, with `report.jsonl` on every image. Kill it and run it again: it goes on, to the same bytes.
+    """Folder of images `source` -> shards in `out`, with `report.jsonl` on every image. Kill it and
+    run it again: it goes on, to the same bytes.
 
-    `filter`: a callable or a list of them, `captioner`: a callable (None: the captions in `metadata.jsonl`); both as described in notebook 02d. `run`: `in_turn` or `on_ray(...)`.
-    A killed run filters again; finished shards are kept. Raises `DataError` (no images, a metadata line), `ConfigError` (`out` was begun with something else). Returns the counts of the report."""
+    `filter`: a callable or a list of them, `captioner`: a callable (None: the captions in
+    `metadata.jsonl`); what they take and give is described at the top of the page. `run`: `in_turn`
+    or `on_ray(...)`. A killed run filters again; finished shards are kept.
+
+    Raises `DataError` (no images, a metadata line), `ConfigError` (`out` was begun with
+    something else). Returns the counts of the report."""
     rows, out = image_rows(source), Path(out)
     filters = list(filter) if isinstance(filter, (list, tuple)) else [filter] if filter else []
-    sizes = {
-        r["path"]: os.path.getsize(p) if os.path.isfile(p := Path(source) / r["path"]) else None
-        for r in rows
-    }
-    settings = dict(
-        filters=[name_of(f) for f in filters], captioner=name_of(captioner) if captioner else None
-    )
-    check_shard_plan(
-        out / "source.json",
-        dict(images=hashlib.sha256(json.dumps([rows, sizes]).encode()).hexdigest(), **settings),
-    )
-    if not (out / "decisions.json").is_file():
-        there = [
-            n for n, size in sizes.items() if size is not None
-        ]  # what a metadata line only promises is dropped when it is read
-        write_json(
-            out / "decisions.json",
-            dict.fromkeys(sizes, UNJUDGED) | decide(source, there, filters, run),
-        )
-    decisions = json.loads((out / "decisions.json").read_text("utf8"))
-    write_shards(
-        [r for r in rows if decisions[r["path"]]["kept"]],
-        functools.partial(make_samples, str(source), captioner),
-        out,
-        per_shard,
-        settings,
-        run,
-        log,
-    )
+    sizes = _sizes(source, rows)
+    names = [name_of(f) for f in filters]
+    settings = dict(filters=names, captioner=name_of(captioner) if captioner else None)
+    digest = hashlib.sha256(json.dumps([rows, sizes]).encode()).hexdigest()
+    check_shard_plan(out / "source.json", dict(images=digest, **settings))
+    decisions = _decisions(source, out, sizes, filters, run)
+    kept = [r for r in rows if decisions[r["path"]]["kept"]]
+    make = functools.partial(make_samples, str(source), captioner)
+    write_shards(kept, make, out, per_shard, settings, run, log)
     pictures, rest = not_read(source, out, decisions)
     if rest:
-        log(
-            f"{source}: passed over what is no picture: {', '.join(f'{n} {suffix}' for suffix, n in rest.items())}"
-        )
+        others = ", ".join(f"{n} {suffix}" for suffix, n in rest.items())
+        log(f"{source}: passed over what is no picture: {others}")
     return prepare_report(out, decisions, pictures)
 
 # %% ../../nbs/04_data/prepare.ipynb #2d0a0002
 class NineFilters:
-    "The nine filters as one stage. `scorers`: functions for nsfw, aesthetic and watermark; `not_run` names the filters that go without, or, if `embed` is None, duplicates."
+    """The nine filters as one stage. `scorers`: functions for nsfw, aesthetic and watermark;
+    `not_run` names the filters that go without, or, if `embed` is None, duplicates."""
 
     def __init__(
         self,
@@ -217,15 +214,17 @@ class NineFilters:
         scorers: dict | None = None,
         embed=thumbnail_embedding,
     ):
-        self.how = thresholds or Thresholds(), scorers, embed
-        self.not_run = [
-            n
-            for n in ORDER
-            if n in MODELS and n not in (scorers or {}) or n == "duplicate" and embed is None
-        ]
-        image_filters(*self.how[:2])  # a misspelt scorer stops here, before anything is written
-        names = {k: name_of(f) for k, f in sorted((scorers or {}).items())}
-        self.name = f"nine filters, {json.dumps(self.how[0].to_dict())}, scorers {json.dumps(names)}, duplicates by {embed and name_of(embed)}"
+        thresholds, given = thresholds or Thresholds(), scorers or {}
+        self.how = thresholds, scorers, embed
+        image_filters(
+            thresholds, scorers
+        )  # a misspelt scorer stops here, before anything is written
+        without = {n for n in MODELS if n not in given} | (set() if embed else {"duplicate"})
+        self.not_run = [n for n in ORDER if n in without]
+        settings = json.dumps(thresholds.to_dict())
+        names = json.dumps({k: name_of(f) for k, f in sorted(given.items())})
+        by = embed and name_of(embed)
+        self.name = f"nine filters, {settings}, scorers {names}, duplicates by {by}"
 
     def __call__(self, paths):
         for d in filter_images(paths, *self.how):
@@ -240,20 +239,18 @@ class NineFilters:
 
 
 class AskedCaptions:
-    """Captions of one or more `kinds` from a model behind an endpoint. A picture for which one cannot be had is dropped, with the reason.
+    """Captions of one or more `kinds` from a model behind an endpoint. A picture for which one
+    cannot be had is dropped, with the reason.
 
-    `cache`: file of the answers that were paid for; `config.budget` holds for all of it. Each process opens its own connection, once. Raises `ConfigError` for an unknown kind."""
+    `cache`: file of the answers that were paid for; `config.budget` holds for all of it. Each
+    process opens its own connection, once. Raises `ConfigError` for an unknown kind."""
 
     def __init__(self, config: EndpointConfig, cache, kinds=("dense",)):
         if wrong := [k for k in kinds if k not in PROMPTS]:
             raise ConfigError(f"kinds: {wrong[0]!r}; {nearest(wrong[0], PROMPTS)}")
-        self.endpoint = None
-        self.config, self.cache, self.kinds, self.name = (
-            config,
-            str(cache),
-            tuple(kinds),
-            f"{' and '.join(kinds)} captions of {config.model}",
-        )
+        self.endpoint, self.config = None, config
+        self.cache, self.kinds = str(cache), tuple(kinds)
+        self.name = f"{' and '.join(kinds)} captions of {config.model}"
 
     def __getstate__(self):
         return self.__dict__ | dict(endpoint=None)  # a connection cannot be sent to another process
@@ -262,43 +259,45 @@ class AskedCaptions:
         self.endpoint = self.endpoint or Endpoint(self.config, self.cache)
         for answers in zip(*(EndpointCaptioner(self.endpoint, kind)(paths) for kind in self.kinds)):
             bad = next((c for c in answers if c.status != "text"), None)
-            yield (
-                dict(reason=f"{bad.kind} caption: {bad.status}, {bad.reason}")
-                if bad
-                else {c.kind: c.text for c in answers}
-            )
+            if bad:
+                yield dict(reason=f"{bad.kind} caption: {bad.status}, {bad.reason}")
+            else:
+                yield {c.kind: c.text for c in answers}
 
 # %% ../../nbs/04_data/prepare.ipynb #538a56e1
-def on_ray(workers: int | None = None, address: str | None = None):
-    """A `run` for `prepare` and `write_shards` on Ray Data: `workers` tasks at a time, on this machine or on the cluster at `address` (`"auto"`).
+def _start_ray(ray, workers, address):
+    "Join the cluster at `address`, or start one here whose workers can import what we can."
+    local = dict(
+        num_cpus=workers,
+        include_dashboard=False,
+        runtime_env=dict(env_vars={"PYTHONPATH": os.pathsep.join(sys.path)}),
+    )
+    how = {} if address else local
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **how)
 
-    Machines must see `source` and `out` under the same paths. Raises `ConfigError` if Ray is not installed."""
+
+def on_ray(workers: int | None = None, address: str | None = None):
+    """A `run` for `prepare` and `write_shards` on Ray Data: `workers` tasks at a time, on this
+    machine or on the cluster at `address` (`"auto"`).
+
+    Machines must see `source` and `out` under the same paths. Raises `ConfigError` if Ray is not
+    installed."""
     try:
         import ray
     except ImportError as e:
-        raise ConfigError(
-            "on_ray: Ray is not installed; pip install 'lens_ref[scale]', or run without it"
-        ) from e
+        todo = "pip install 'lens_ref[scale]', or run without it"
+        raise ConfigError(f"on_ray: Ray is not installed; {todo}") from e
 
     def run(do, items):
         if not items:
             return []
-        local = (
-            {}
-            if address
-            else dict(
-                num_cpus=workers,
-                include_dashboard=False,
-                runtime_env=dict(env_vars={"PYTHONPATH": os.pathsep.join(sys.path)}),
-            )
-        )  # workers import what we can
         if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+            _start_ray(ray, workers, address)
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [dict(item=json.dumps(x)) for x in items]
+        pool = ray.data.TaskPoolStrategy(min(workers, len(rows))) if workers else None
         work = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            lambda row: dict(out=json.dumps(do(json.loads(row["item"])))),
-            compute=ray.data.TaskPoolStrategy(min(workers, len(rows))) if workers else None,
+            lambda row: dict(out=json.dumps(do(json.loads(row["item"])))), compute=pool
         )
         return [json.loads(row["out"]) for row in work.take_all()]
 

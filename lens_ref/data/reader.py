@@ -14,7 +14,29 @@ import numpy as np
 import torch
 
 from ..core.config import DataError
-from .world import BOARD, COLORS, SETTINGS, SIZES, SPRITES, Sign, Thing, background, board_box, draw_board, draw_sign, extent, letter, letter_boxes, place_name, relation, sprite, unit
+from lens_ref.data.drawing import (
+    BOARD,
+    background,
+    board_box,
+    draw_board,
+    draw_sign,
+    letter,
+    letter_boxes,
+    sprite,
+)
+from lens_ref.data.world import (
+    COLORS,
+    SETTINGS,
+    SIZES,
+    SPRITES,
+    Sign,
+    Thing,
+    extent,
+    place_name,
+    related_pairs,
+    relation,
+    unit,
+)
 
 # %% ../../nbs/04_data/reader.ipynb #a9a8c56e
 PALETTE = torch.tensor(list(COLORS.values())) / 255  # [8, 3]
@@ -23,12 +45,16 @@ _POWERS = torch.stack([(PALETTE**2).sum(1), PALETTE.sum(1), torch.ones(len(PALET
 
 @functools.cache
 def bank(pixels, kinds, height, width):
-    """The correlations of all `kinds` at one size, as conjugate spectra [..., height, width/2+1]: those with one colour channel [2, K], with all [4, K],
-    and of the term without the picture [K, 3]; then the sums of the latter's kernels [K, 3]."""
+    """The correlations of all `kinds` at one size, as conjugate spectra [..., height,
+    width/2+1]: those with one colour channel [2, K], with all [4, K], and of the term without
+    the picture [K, 3]; then the sums of the latter's kernels [K, 3]."""
     a, b, alpha = (torch.from_numpy(np.stack(p)) for p in zip(*(sprite(k, pixels) for k in kinds)))
-    spectra = lambda *kernels, dim: (
-        torch.fft.rfft2(torch.stack(kernels, dim), s=(height, width)).conj().resolve_conj()
-    )  # once, not in each product
+
+    def spectra(*kernels, dim):
+        "Conjugated here once, and not in each product."
+        spectrum = torch.fft.rfft2(torch.stack(kernels, dim), s=(height, width))
+        return spectrum.conj().resolve_conj()
+
     alone = a * a, 2 * a * b, 3 * b * b
     return (
         spectra(2 * a, 2 * alpha * a, dim=0),
@@ -39,7 +65,8 @@ def bank(pixels, kinds, height, width):
 
 
 def _products(xs, ys):
-    "Sum of `x * y` over the pairs, number by number; matrix products of complex numbers in so small pieces take twice as long."
+    """Sum of `x * y` over the pairs, number by number; matrix products of complex numbers in so
+    small pieces take twice as long."""
     out = xs[0] * ys[0]
     for x, y in zip(xs[1:], ys[1:]):
         out.addcmul_(x, y)
@@ -47,32 +74,37 @@ def _products(xs, ys):
 
 
 def gain_map(image, recon, pixels, kinds, ground=None, seen=None):
-    """Error removed by each (colour, kind, top, left): image, recon [B, 3, H, W] in [0, 1] -> [B, 8, K, H-n+1, W-n+1].
+    """Error removed by each (colour, kind, top, left): image, recon [B, 3, H, W] in [0, 1] -> [B,
+    8, K, H-n+1, W-n+1].
 
-    With ground [B, 3, H, W] and seen [B, 1, H, W] in [0, 1]: for objects behind all that was drawn, where `seen` of the ground still shows."""
-    size = image.shape[-2:]
-    channel, shared, alone, total = bank(pixels, kinds, *size)
-    back = lambda spectrum: torch.fft.irfft2(spectrum, s=size)[
-        ..., : size[0] - pixels + 1, : size[1] - pixels + 1
-    ]  # where the sprite lies within the picture
-    under, m = recon if ground is None else ground, 1 if seen is None else seen
+    With ground [B, 3, H, W] and seen [B, 1, H, W] in [0, 1]: for objects behind all that was
+    drawn, where `seen` of the ground still shows."""
+    height, width = image.shape[-2:]
+    channel, shared, alone, total = bank(pixels, kinds, height, width)
+
+    def back(spectrum):
+        "Only where the sprite lies within the picture."
+        whole = torch.fft.irfft2(spectrum, s=(height, width))
+        return whole[..., : height - pixels + 1, : width - pixels + 1]
+
+    under = recon if ground is None else ground
+    m = 1 if seen is None else seen
     d, u = (image - recon) * m, under * m**2
     du = torch.fft.rfft2(torch.stack([d, u]))  # [2, B, 3, H, W/2+1]
-    rest = torch.cat(
-        [du.sum(2), torch.fft.rfft2(torch.stack([(d * under).sum(1), (u * under).sum(1)]))]
-    )  # [4, B, H, W/2+1]
+    both = torch.fft.rfft2(torch.stack([(d * under).sum(1), (u * under).sum(1)]))
+    rest = torch.cat([du.sum(2), both])  # [4, B, H, W/2+1]
     gain = torch.einsum("cr,brkyx->bckyx", PALETTE, back(_products(du[:, :, :, None], channel)))
     gain += back(_products(rest[:, :, None], shared))[:, None]
     if seen is None:
         return gain.sub_((_POWERS @ total.T)[..., None, None])
-    return gain.sub_(
-        torch.einsum("cp,bkpyx->bckyx", _POWERS, back(torch.fft.rfft2(m**2)[:, None] * alone))
-    )
+    power = back(torch.fft.rfft2(m**2)[:, None] * alone)
+    return gain.sub_(torch.einsum("cp,bkpyx->bckyx", _POWERS, power))
 
-# %% ../../nbs/04_data/reader.ipynb #689077f0
+# %% ../../nbs/04_data/reader.ipynb #d4d00002
 @dataclass(frozen=True)
 class Reading:
-    "What the checker sees in a picture of `size` (height, width): `things` with the share of their pixels they explain in `fit`, the setting and the sign or None."
+    """What the checker sees in a picture of `size` (height, width): `things` with the share of
+    their pixels they explain in `fit`, the setting and the sign or None."""
 
     things: tuple
     fit: tuple
@@ -80,7 +112,8 @@ class Reading:
     sign: Sign | None = None
     size: tuple = (64, 64)
 
-    def of(self, kind):
+    def of(self, kind: str) -> list[Thing]:
+        "The things of one kind."
         return [t for t in self.things if t.kind == kind]
 
 
@@ -109,20 +142,16 @@ def _spell(image, n, place):
     boxes, p = letter_boxes(n, place, *image.shape[-2:])
     board, abc = torch.tensor(BOARD)[:, None, None] / 255, _alphabet(p)
     ink = (PALETTE[:, None, :, None, None] - board) * abc[None, :, None]  # [8, 26, 3, rows, p]
-    slots = (
-        torch.stack([image[:, y : y + abc.shape[1], x : x + p] for y, x in boxes]) - board
-    )  # [n, 3, rows, p]
+    slots = [image[:, y : y + abc.shape[1], x : x + p] for y, x in boxes]
+    slots = torch.stack(slots) - board  # [n, 3, rows, p]
     gain = 2 * torch.einsum("nrij,carij->nca", slots, ink) - (ink**2).sum((2, 3, 4))  # [n, 8, 26]
     best, letters = gain.max(-1)
     color = best.sum(0).argmax().item()
-    return (
-        best[:, color].sum().item(),
-        "".join(chr(65 + i) for i in letters[:, color].tolist()),
-        list(COLORS)[color],
-    )
+    word = "".join(chr(65 + i) for i in letters[:, color].tolist())
+    return best[:, color].sum().item(), word, list(COLORS)[color]
 
 
-def read_sign(image, ground):
+def read_sign(image, ground) -> Sign | None:
     "The sign on image [3, H, W], or None. ground: the bare setting, same shape."
     found = None
     for place in ("top", "bottom"):
@@ -138,79 +167,88 @@ def read_sign(image, ground):
     return found and found[1]
 
 
+def _with_sign(ground, sign):
+    if sign is None:
+        return ground.clone()
+    img = ground.permute(1, 2, 0).numpy() * 255
+    draw_sign(img := img.copy(), sign)
+    return _chw(img)
+
+# %% ../../nbs/04_data/reader.ipynb #689077f0
 def most_wrong(error, pixels):
-    "The largest sum of error [B, H, W] in a square window of `pixels`: [B]. No object of that size can remove more."
+    """The largest sum of error [B, H, W] in a square window of `pixels`: [B]. No object of that
+    size can remove more."""
     total = torch.nn.functional.pad(error.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
-    return (
-        (
-            total[:, pixels:, pixels:]
-            - total[:, :-pixels, pixels:]
-            - total[:, pixels:, :-pixels]
-            + total[:, :-pixels, :-pixels]
-        )
-        .flatten(1)
-        .amax(1)
-    )
+    below = total[:, pixels:, pixels:] - total[:, :-pixels, pixels:]
+    window = below - total[:, pixels:, :-pixels] + total[:, :-pixels, :-pixels]
+    return window.flatten(1).amax(1)
 
 
 def _candidates(image, recon, sizes, least, **behind):
-    "The single best object per image: gain [B] and (size, colour, kind, top, left), or None where none can gain `least`. behind: see `gain_map`."
-    best, what, error = [-1e9] * len(image), [None] * len(image), ((image - recon) ** 2).sum(1)
+    """The single best object per image: gain [B] and (size, pixels, kinds, colour, kind, top,
+    left), or None where none can gain `least`. behind: see `gain_map`."""
+    best, what = [-1e9] * len(image), [None] * len(image)
+    error = ((image - recon) ** 2).sum(1)
     for size, pixels, kinds in sizes:
         if pixels > min(image.shape[-2:]):
             continue
         busy = (most_wrong(error, pixels) >= least).nonzero()[:, 0]
         if not len(busy):
             continue
-        g = gain_map(
-            image[busy], recon[busy], pixels, kinds, **{k: v[busy] for k, v in behind.items()}
-        )
-        for i, gain, flat in zip(busy.tolist(), *(x.tolist() for x in g.flatten(1).max(1))):
+        under = {k: v[busy] for k, v in behind.items()}
+        gains = gain_map(image[busy], recon[busy], pixels, kinds, **under)
+        highest, place = (x.tolist() for x in gains.flatten(1).max(1))
+        for i, gain, flat in zip(busy.tolist(), highest, place):
             if gain > best[i]:
-                best[i], what[i] = gain, (size, pixels, kinds, *np.unravel_index(flat, g.shape[1:]))
+                best[i] = gain
+                what[i] = (size, pixels, kinds, *np.unravel_index(flat, gains.shape[1:]))
     return best, what
 
 
 def _place(recon, ground, seen, behind, size, pixels, kinds, c, k, y, x):
-    "Draw a candidate on recon [3, H, W] in place, and dim seen [1, H, W]; returns (Thing, squared change of the picture, share of the change that shows)."
+    """Draw a candidate on recon [3, H, W] in place, and dim seen [1, H, W].
+
+    Returns (Thing, squared change of the picture, share of the change that shows)."""
     a, b, alpha = (torch.from_numpy(p.copy()) for p in sprite(kinds[k], pixels))
-    spot, under, light = (
-        p[:, y : y + pixels, x : x + pixels] for p in (recon, ground if behind else recon, seen)
-    )
+    window = (slice(None), slice(y, y + pixels), slice(x, x + pixels))
+    under, light = (ground if behind else recon)[window], seen[window]
     whole = a * PALETTE[c][:, None, None] + b - alpha * under
     change = whole * light if behind else whole
-    spot += change
+    recon[window] += change
     light *= 1 - alpha
     h, w = recon.shape[-2:]
     energy = (change**2).sum().item()
-    return (
-        Thing(kinds[k], list(COLORS)[c], size, (x + pixels / 2) / w, (y + pixels / 2) / h),
-        energy,
-        energy / (whole**2).sum().item(),
-    )
+    center = (x + pixels / 2) / w, (y + pixels / 2) / h
+    thing = Thing(kinds[k], list(COLORS)[c], size, *center)
+    return thing, energy, energy / (whole**2).sum().item()
 
 
+def _sizes(height, width):
+    "(name, pixels, kinds) to look for."
+    u = unit(height, width)
+    sizes = [(s, round(n * u), tuple(SPRITES)) for s, n in SIZES.items()]
+    return [*sizes, ("large", round(extent("ring", "large") * u), ("ring",))]
+
+# %% ../../nbs/04_data/reader.ipynb #d4d00004
 class Checker:
-    """Reads images of the toy world. `min_fit`: smallest share of an object's visible pixels it must explain; `min_seen`: of an object behind others, the
-    smallest share that must be visible; `most`: objects per image; `batch`: images read side by side (their gain maps should fit the processor's cache).
+    """Reads images of the toy world.
 
-    `checker.read(images)`: images [B, 3, H, W] float in [-1, 1], or a list of [H, W, 3] uint8 arrays of one size -> list of Reading."""
+    `min_fit`: smallest share of an object's visible pixels it must explain; `min_gain`: smallest
+    squared error it must remove; `min_seen`: of an object behind others, the smallest share that
+    must be visible; `most`: objects per image; `batch`: images read side by side (their gain
+    maps should fit the processor's cache)."""
 
     def __init__(self, min_fit=0.4, min_gain=3.0, min_seen=0.2, most=5, batch=2):
-        self.min_fit, self.min_gain, self.min_seen, self.most, self.batch = (
-            min_fit,
-            min_gain,
-            min_seen,
-            most,
-            batch,
-        )
+        self.min_fit, self.min_gain, self.min_seen = min_fit, min_gain, min_seen
+        self.most, self.batch = most, batch
 
-    def read(self, images):
-        x = (
-            (images.float() + 1) / 2
-            if torch.is_tensor(images)
-            else torch.stack([_chw(i) for i in images])
-        )
+    def read(self, images) -> list[Reading]:
+        """images [B, 3, H, W] float in [-1, 1], or a list of [H, W, 3] uint8 arrays of one size.
+        Raises `DataError` for another shape."""
+        if torch.is_tensor(images):
+            x = (images.float() + 1) / 2
+        else:
+            x = torch.stack([_chw(i) for i in images])
         if x.ndim != 4 or x.shape[1] != 3:
             raise DataError(f"images: expected [B, 3, H, W], got {list(x.shape)}")
         return [r for part in x.clamp(0, 1).cpu().split(self.batch) for r in self._read(part)]
@@ -222,72 +260,51 @@ class Checker:
         grounds = _backgrounds(h, w)[where]
         signs = [read_sign(i, g) for i, g in zip(x, grounds)]
         recon = torch.stack([_with_sign(g, s) for g, s in zip(grounds, signs)])
-        return [
-            Reading(*zip(*found) if found else ((), ()), SETTINGS[s], sign, (h, w))
-            for found, s, sign in zip(self._pursue(x, recon), where.tolist(), signs)
-        ]
+        out = []
+        for found, setting, sign in zip(self._pursue(x, recon), where.tolist(), signs):
+            things, fit = zip(*found) if found else ((), ())
+            out.append(Reading(things, fit, SETTINGS[setting], sign, (h, w)))
+        return out
 
     def _pursue(self, x, recon):
-        u = unit(*x.shape[-2:])
-        sizes = [(s, round(n * u), tuple(SPRITES)) for s, n in SIZES.items()] + [
-            ("large", round(extent("ring", "large") * u), ("ring",))
-        ]
-        ground, seen, found, alive = (
-            recon.clone(),
-            torch.ones_like(recon[:, :1]),
-            [[] for _ in x],
-            list(range(len(x))),
-        )
+        "[(thing, fit), ...] of each image, the clearest first."
+        sizes = _sizes(*x.shape[-2:])
+        ground, seen = recon.clone(), torch.ones_like(recon[:, :1])
+        found, alive = [[] for _ in x], list(range(len(x)))
         for turn in range(self.most):
             if not alive:
                 break
-            options = [(False, *_candidates(x[alive], recon[alive], sizes, self.min_gain))]
+            pair = x[alive], recon[alive], sizes, self.min_gain
+            options = [(False, *_candidates(*pair))]
             if turn:
-                options.append(
-                    (
-                        True,
-                        *_candidates(
-                            x[alive],
-                            recon[alive],
-                            sizes,
-                            self.min_gain,
-                            ground=ground[alive],
-                            seen=seen[alive],
-                        ),
-                    )
-                )
+                below = _candidates(*pair, ground=ground[alive], seen=seen[alive])
+                options.append((True, *below))
             keep = []
             for j, i in enumerate(alive):
-                for behind, gain, w in sorted(
-                    ((b, gains[j], what[j]) for b, gains, what in options if what[j]),
-                    key=lambda o: -o[1],
-                ):
-                    before = recon[i].clone(), seen[i].clone()
-                    thing, energy, shown = _place(recon[i], ground[i], seen[i], behind, *w)
-                    if (
-                        gain >= self.min_gain
-                        and gain >= self.min_fit * energy
-                        and shown >= self.min_seen
-                    ):
-                        found[i].append((thing, gain / energy))
-                        keep.append(i)
-                        break
-                    recon[i], seen[i] = before
+                ranked = [(behind, gains[j], what[j]) for behind, gains, what in options if what[j]]
+                ranked.sort(key=lambda option: -option[1])
+                if self._add(found[i], recon[i], ground[i], seen[i], ranked):
+                    keep.append(i)
             alive = keep
         return found
 
-
-def _with_sign(ground, sign):
-    if sign is None:
-        return ground.clone()
-    img = ground.permute(1, 2, 0).numpy() * 255
-    draw_sign(img := img.copy(), sign)
-    return _chw(img)
+    def _add(self, found, recon, ground, seen, ranked):
+        "Draw the first option that explains enough and note it; False if none does."
+        for behind, gain, what in ranked:
+            before = recon.clone(), seen.clone()
+            thing, energy, shown = _place(recon, ground, seen, behind, *what)
+            enough = gain >= self.min_gain and gain >= self.min_fit * energy
+            if enough and shown >= self.min_seen:
+                found.append((thing, gain / energy))
+                return True
+            recon[:], seen[:] = before
+        return False
 
 # %% ../../nbs/04_data/reader.ipynb #42b48a3c
 @dataclass(frozen=True)
 class Fact:
-    "One checkable statement; `what` is object, color, size, count, place, relation, word, word color or setting."
+    """One checkable statement; `what` is object, color, size, count, place, relation, word, word
+    color, word place or setting."""
 
     what: str
     args: tuple
@@ -296,29 +313,34 @@ class Fact:
         return f"{self.what}: {' '.join(map(str, self.args))}"
 
 
-def scene_facts(scene):
-    "All facts of a scene: list of Fact. Relations and places only where each side is a single object."
+def _group_facts(kind, group):
+    out = [
+        Fact("object", (kind,)),
+        Fact("count", (kind, len(group))),
+        Fact("color", (kind, group[0].color)),
+    ]
+    return out if kind == "ring" else [*out, Fact("size", (kind, group[0].size))]
+
+
+def _sign_facts(sign):
+    return [
+        Fact("word", (sign.word,)),
+        Fact("word color", (sign.color,)),
+        Fact("word place", (sign.place,)),
+    ]
+
+
+def scene_facts(scene) -> list[Fact]:
+    "All facts of a scene. Relations and places only where each side is a single object."
     out = [Fact("setting", (scene.setting,))]
-    single = [g[0] for g in scene.groups.values() if len(g) == 1]
-    for kind, g in scene.groups.items():
-        out += [
-            Fact("object", (kind,)),
-            Fact("count", (kind, len(g))),
-            Fact("color", (kind, g[0].color)),
-        ]
-        if kind != "ring":
-            out.append(Fact("size", (kind, g[0].size)))
-    pairs = [(a, b, relation(a, b)) for i, a in enumerate(single) for b in single[i + 1 :]]
-    out += [Fact("relation", (a.kind, r, b.kind)) for a, b, r in pairs if r]
-    if not any(r in ("inside", "around", "overlapping") for *_, r in pairs):
+    for kind, group in scene.groups.items():
+        out += _group_facts(kind, group)
+    pairs = related_pairs(scene)
+    out += [Fact("relation", (a.kind, r, b.kind)) for a, r, b in pairs]
+    if not any(r in ("inside", "around", "overlapping") for _, r, _ in pairs):
+        single = [g[0] for g in scene.groups.values() if len(g) == 1]
         out += [Fact("place", (t.kind, *place_name(t.x, t.y))) for t in single]
-    if scene.sign:
-        out += [
-            Fact("word", (scene.sign.word,)),
-            Fact("word color", (scene.sign.color,)),
-            Fact("word place", (scene.sign.place,)),
-        ]
-    return out
+    return out + _sign_facts(scene.sign) if scene.sign else out
 
 
 def _relation_holds(reading, a, r, b):
@@ -339,8 +361,8 @@ CHECKS = {
 }
 
 
-def holds(fact, reading):
-    "Does the fact hold in the reading? Raises DataError for an unknown kind of fact."
+def holds(fact: Fact, reading: Reading) -> bool:
+    "Does the fact hold in the reading? Raises `DataError` for an unknown kind of fact."
     if fact.what not in CHECKS:
         raise DataError(f"fact: {fact.what!r} is unknown; one of {', '.join(CHECKS)}")
     return CHECKS[fact.what](reading, *fact.args)
@@ -357,15 +379,17 @@ NEEDED = {
 }
 
 
-def passes(scene, reading, skill):
-    "GenEval's rule: an image passes when every fact its skill is about holds. Raises DataError for an unknown skill."
+def passes(scene, reading: Reading, skill: str) -> bool:
+    """GenEval's rule: an image passes when every fact its skill is about holds. Raises
+    `DataError` for an unknown skill."""
     if skill not in NEEDED:
         raise DataError(f"skill: {skill!r} is unknown; choose one of {', '.join(NEEDED)}")
     return all(holds(f, reading) for f in scene_facts(scene) if f.what in NEEDED[skill])
 
 # %% ../../nbs/04_data/reader.ipynb #10e284ab
-def error_rates(scenes, readings):
-    "Share of facts that do not hold, by kind of fact, with the overall rate under 'all': {what: (errors, facts)}."
+def error_rates(scenes, readings) -> dict:
+    """Facts that do not hold, by kind of fact, with all of them under 'all': {what: (errors,
+    facts)}."""
     tally = {"all": [0, 0]}
     for s, r in zip(scenes, readings):
         for f in scene_facts(s):

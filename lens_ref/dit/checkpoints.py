@@ -12,11 +12,14 @@ import torch
 
 from ..core.checkpoints import fill, read_model_config
 from ..core.config import CheckpointError, ConfigError
-from .transformer import DiTConfig, LensTransformer2DModel
+from .presets import DiTConfig
+from .transformer import LensTransformer2DModel
 
 # %% ../../nbs/07_dit/checkpoints.ipynb #a000060a
-def transformer_config(path):
-    "DiTConfig of a folder; of a single file the released one. CheckpointError names the file."
+def transformer_config(path: str | Path) -> DiTConfig:
+    """Config of a folder; of a single file the released one.
+
+    Raises `CheckpointError` naming the file when it is not the config of a Lens transformer."""
     path = Path(path)
     try:
         return DiTConfig.from_dict(read_model_config(path) if path.is_dir() else {})
@@ -26,10 +29,13 @@ def transformer_config(path):
         ) from e
 
 
-def load_transformer(path, device="cpu", dtype=torch.bfloat16):
-    """The DiT from a diffusers folder (with its config.json) or a single safetensors file, keys bare or prefixed `model.diffusion_model.`.
+def load_transformer(
+    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16
+) -> LensTransformer2DModel:
+    """The transformer of a diffusers folder or of one safetensors file, in evaluation mode.
 
-    A single file carries no config: the released one is assumed. CheckpointError lists what does not fit."""
+    Keys may be bare or prefixed `model.diffusion_model.`. A single file carries no config: the
+    released one is assumed. Raises `CheckpointError` listing what does not fit."""
     with torch.device("meta"):
         model = LensTransformer2DModel(**transformer_config(path).to_dict())
     return fill(model, path, device, dtype).eval()

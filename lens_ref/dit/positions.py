@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rope_positions', 'rope_angles', 'apply_rope', 'rope_table', 'joint_mask', 'per_sample', 'grid_mask', 'padded_rope',
-           'token_layout', 'padded_mask', 'blank']
+           'token_layout', 'padded_mask', 'blank', 'check_model_inputs']
 
 # %% ../../nbs/07_dit/positions.ipynb #c663a515
 import functools
@@ -13,29 +13,39 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.config import DataError
+
 # %% ../../nbs/07_dit/positions.ipynb #0482eac9
 def rope_positions(grid: tuple, text_length: int) -> Tensor:
-    """Integer (frame, row, column) of every token, `[h*w + text_length, 3]`: image in raster order, then text (released code).
+    """Integer (frame, row, column) of every token, `[h*w + text_length, 3]` (released code).
 
-    Rows and columns are centred at 0. Text walks along the diagonal, from `max(h//2, w//2)`, one past the last image index."""
+    Image tokens in raster order, rows and columns centred at 0; then text, which walks along the
+    diagonal from `max(h//2, w//2)`, one past the last image index."""
     h, w = grid
-    rows, cols = torch.arange(h) - (h - h // 2), torch.arange(w) - (w - w // 2)
-    image = torch.stack(
-        torch.meshgrid(torch.zeros(1, dtype=torch.long), rows, cols, indexing="ij"), -1
-    ).reshape(-1, 3)
+    frame = torch.zeros(1, dtype=torch.long)
+    rows = torch.arange(h) - (h - h // 2)
+    columns = torch.arange(w) - (w - w // 2)
+    image = torch.stack(torch.meshgrid(frame, rows, columns, indexing="ij"), -1)  # [1, h, w, 3]
     text = torch.arange(text_length) + max(h // 2, w // 2)
-    return torch.cat([image, text[:, None].expand(-1, 3)])
+    return torch.cat([image.reshape(-1, 3), text[:, None].expand(-1, 3)])
 
 
 def rope_angles(positions: Tensor, axes_dims: tuple, theta: float = 10000) -> Tensor:
-    "Unit complex numbers `[tokens, head_dim/2]`: pair i of an axis of size d is turned by position * theta**(-2i/d)."
-    freqs = [theta ** (-torch.arange(0, d, 2).float() / d) for d in axes_dims]
-    angles = torch.cat([p[:, None].float() * f for p, f in zip(positions.T, freqs)], -1)
+    """Unit complex numbers `[tokens, head_dim/2]` for `positions [tokens, 3]` (released code).
+
+    Pair i of an axis of size d is turned by `position * theta**(-2i/d)`."""
+    angles = []
+    for position, d in zip(positions.T, axes_dims):
+        freqs = theta ** (-torch.arange(0, d, 2).float() / d)  # [d/2]
+        angles.append(position[:, None].float() * freqs)
+    angles = torch.cat(angles, -1)
     return torch.polar(torch.ones_like(angles), angles)
 
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
-    "Turn neighbouring pairs of the last dimension of `x [B, tokens, ..., d]` by `rope [tokens, d/2]` (or one each, `[B, tokens, d/2]`), in fp32."
+    """Turn neighbouring pairs of channels of `x [B, tokens, ..., d]`, in fp32.
+
+    `rope` is `[tokens, d/2]`, or one for each sample, `[B, tokens, d/2]`."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # [B, tokens, ..., d/2]
     rope = rope.view(*rope.shape[:-1], *[1] * (x.ndim - 3), rope.shape[-1])
     return torch.view_as_real(pairs * rope).flatten(-2).type_as(x)
@@ -43,52 +53,58 @@ def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def rope_table(grid: tuple, text_length: int, axes_dims: tuple, device) -> Tensor:
-    "`rope_angles` for one image size and text length, on `device`; remembered, since a run uses few of them."
-    with (
-        torch.inference_mode(False),
-        torch.device("cpu"),
-    ):  # a table made while sampling must still serve in training
+    """`rope_angles` for one image size and text length, `[h*w + text_length, head_dim/2]`.
+
+    Remembered, since a run uses few of them."""
+    # A table made while sampling must still serve in training.
+    with torch.inference_mode(False), torch.device("cpu"):
         table = rope_angles(rope_positions(grid, text_length), axes_dims)
     return table.to(device)
 
 # %% ../../nbs/07_dit/positions.ipynb #d0ee4557
 def joint_mask(text_mask: Tensor | None, n: int) -> Tensor | None:
-    "`[B, S]` bool -> `[B, 1, 1, n + S]` bool in which all n image tokens may be seen; None when nothing is masked."
-    # While compiling, the answer must not depend on the data; otherwise one look at [B, S] bools buys unmasked attention in every block.
-    if text_mask is None or (
-        not torch.compiler.is_compiling()
-        and text_mask.device.type != "meta"
-        and bool(text_mask.all())
-    ):
+    """Which keys may be seen: `text_mask` bool `[B, S]` -> bool `[B, 1, 1, n + S]`.
+
+    All n image tokens may be. None when nothing is masked (attention without a mask is faster)."""
+    if text_mask is None:
+        return None
+    # While compiling, the answer must not depend on the data. Otherwise one look at [B, S] bools
+    # buys unmasked attention in every block.
+    readable = not torch.compiler.is_compiling() and text_mask.device.type != "meta"
+    if readable and bool(text_mask.all()):
         return None
     return F.pad(text_mask.bool(), (n, 0), value=True)[:, None, None]
 
 # %% ../../nbs/07_dit/positions.ipynb #8a4f21bc
-def per_sample(grid) -> bool:
+def per_sample(grid: tuple | list) -> bool:
     "Is `grid` a list of sizes, one per sample, rather than a single `(h, w)`?"
     return isinstance(grid[0], (tuple, list))
 
 
 def grid_mask(grids: list, n: int, device=None) -> Tensor:
     "Which of `n` padded image tokens are real: bool `[B, n]`, the first `h*w` of each sample."
-    return (
-        torch.arange(n, device=device)
-        < torch.tensor([h * w for h, w in grids], device=device)[:, None]
-    )
+    lengths = torch.tensor([h * w for h, w in grids], device=device)
+    return torch.arange(n, device=device) < lengths[:, None]
 
 
 def padded_rope(grids: list, n: int, text_length: int, axes_dims: tuple, device) -> Tensor:
-    "Each sample's `rope_table` with its image part padded to `n` tokens (which are not turned): `[B, n + text_length, head_dim/2]`."
-    tables = [(h * w, rope_table((h, w), text_length, axes_dims, device)) for h, w in grids]
-    return torch.stack(
-        [torch.cat([r[:m], r.new_ones(n - m, r.shape[1]), r[m:]]) for m, r in tables]
-    )
+    """Each sample's `rope_table`, its image part padded to `n` tokens, which are not turned.
+
+    Complex `[B, n + text_length, head_dim/2]`."""
+    rows = []
+    for h, w in grids:
+        table = rope_table((h, w), text_length, axes_dims, device)
+        image, text = table.split([h * w, text_length])
+        rows.append(torch.cat([image, table.new_ones(n - h * w, table.shape[1]), text]))
+    return torch.stack(rows)
 
 
 def token_layout(
-    grid, n: int, text_length: int, axes_dims: tuple, device
+    grid: tuple | list, n: int, text_length: int, axes_dims: tuple, device
 ) -> tuple[Tensor, Tensor | None]:
-    "Positions as rotations, and which image tokens are real: None when all are, as with a single size."
+    """Positions as rotations, and which of the `n` image tokens are real, bool `[B, n]`.
+
+    The second is None when all are, as with a single size."""
     sizes = {tuple(g) for g in grid} if per_sample(grid) else {tuple(grid)}
     if len(sizes) == 1:
         return rope_table(sizes.pop(), text_length, axes_dims, device), None
@@ -96,7 +112,9 @@ def token_layout(
 
 
 def padded_mask(text_mask: Tensor | None, real: Tensor, text_length: int) -> Tensor:
-    "`joint_mask` where image tokens are padded too: `real` bool `[B, n]` -> `[B, 1, 1, n + text_length]`."
+    """`joint_mask` where image tokens are padded too: bool `[B, 1, 1, n + text_length]`.
+
+    `real` bool `[B, n]` tells which image tokens there are."""
     text = real.new_ones(len(real), text_length) if text_mask is None else text_mask.bool()
     return torch.cat([real, text], 1)[:, None, None]
 
@@ -104,3 +122,60 @@ def padded_mask(text_mask: Tensor | None, real: Tensor, text_length: int) -> Ten
 def blank(x: Tensor, real: Tensor | None) -> Tensor:
     "`x [B, n, C]` with zeros at padding: even a NaN that lies there reaches nobody."
     return x if real is None else x.masked_fill(~real[..., None], 0)
+
+# %% ../../nbs/07_dit/positions.ipynb #d0ee4eae
+def check_model_inputs(
+    config, latents: Tensor, text: list, text_mask: Tensor | None, t: Tensor, grid: tuple | list
+):
+    "Raise a one-line `DataError` naming the input of the transformer whose shape does not fit."
+    batch, _, channels = latents.shape
+    _check_grid(grid, latents)
+    _need(
+        channels == config.in_channels,
+        f"latents has {channels} channels, "
+        f"but the model was built with in_channels={config.in_channels}",
+    )
+    _check_text(config, text, text_mask, batch)
+    _need(
+        t.shape == (batch,),
+        f"t has shape {tuple(t.shape)}, but needs one time per sample: ({batch},)",
+    )
+
+
+def _need(ok: bool, what: str):
+    if not ok:
+        raise DataError(what)
+
+
+def _check_grid(grid, latents):
+    "One size, or one for each sample; the longest has as many tokens as there are latents."
+    batch, n, _ = latents.shape
+    each = per_sample(grid)
+    sizes = [tuple(g) for g in grid] if each else [tuple(grid)]
+    longest = max(h * w for h, w in sizes)
+    _need(
+        not each or len(sizes) == batch,
+        f"grid lists {len(sizes)} sizes for {batch} samples; give one each, or a single (h, w)",
+    )
+    _need(
+        n == longest,
+        f"latents has {n} tokens, but grid={sizes if each else sizes[0]} needs {longest}",
+    )
+
+
+def _check_text(config, text, text_mask, batch):
+    "One tensor for each layer of the text encoder, and a mask like them."
+    layers, width = tuple(config.selected_layer_index), config.enc_hidden_dim
+    _need(
+        len(text) == len(layers),
+        f"text has {len(text)} tensors, but selected_layer_index={layers} needs {len(layers)}",
+    )
+    length = text[0].shape[1]
+    _need(
+        all(x.shape == (batch, length, width) for x in text),
+        f"text has shapes {[tuple(x.shape) for x in text]}, but needs {batch} x S x {width}",
+    )
+    _need(
+        text_mask is None or text_mask.shape == (batch, length),
+        "text_mask must be [B, S] like text",
+    )

@@ -17,7 +17,10 @@ from .flow import shift_sigmas
 
 # %% ../../nbs/07_dit/solvers.ipynb #b75fd40a
 def empirical_mu(tokens: int, steps: int) -> float:
-    "FLUX.2's inference shift, as the released pipeline uses it: linear in `steps` between two lines in `tokens`; only the second line past 4300 tokens."
+    """FLUX.2's inference shift, as the released pipeline uses it.
+
+    Linear in `steps` between two lines in `tokens`; only the second line past 4,300 tokens. Raises
+    `ConfigError` for fewer than one token or step."""
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
     if steps < 1:
@@ -30,7 +33,9 @@ def empirical_mu(tokens: int, steps: int) -> float:
 
 
 def sigma_schedule(tokens: int, steps: int, mu: float | None = None) -> Tensor:
-    "The levels a sampler visits: float32 `[steps + 1]`, from 1 to 0. Released code's schedule; another `mu` replaces `empirical_mu` (0 = equal steps)."
+    """The levels a sampler visits: float32 `[steps + 1]`, from 1 to 0 (released).
+
+    Another `mu` replaces `empirical_mu`; 0 makes equal steps."""
     default = empirical_mu(tokens, steps)  # also checks both numbers
     mu = default if mu is None else mu
     even = torch.linspace(1, 1 / steps, steps, dtype=torch.float64).float()
@@ -38,19 +43,20 @@ def sigma_schedule(tokens: int, steps: int, mu: float | None = None) -> Tensor:
 
 # %% ../../nbs/07_dit/solvers.ipynb #7e419665
 def velocity_at(velocity_fn, x: Tensor, t: float) -> Tensor:
-    "`velocity_fn(x, t [B])` at one level for the whole batch, in the dtype of `x`; `t` is float32 or wider, since bf16 cannot tell 0.996 from 1."
-    return velocity_fn(
-        x,
-        torch.full(
-            (len(x),), t, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32)
-        ),
-    ).to(x.dtype)
+    """`velocity_fn(x, t [B])` at one level for the whole batch, in the dtype of `x`.
+
+    `t` is float32 or wider, since bf16 cannot tell 0.996 from 1."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    levels = torch.full((len(x),), t, device=x.device, dtype=wide)
+    return velocity_fn(x, levels).to(x.dtype)
 
 
 def euler_step(
     velocity_fn, x: Tensor, t: float, t_next: float, past: dict
 ) -> tuple[Tensor, Tensor]:
-    "First order, one evaluation (the released sampler). Returns `x` at `t_next` and the predicted clean sample."
+    """First order, one evaluation (the released sampler).
+
+    Returns `x` at `t_next` and the predicted clean sample."""
     v = velocity_at(velocity_fn, x, t)
     return x + (t_next - t) * v, x - t * v
 
@@ -66,18 +72,21 @@ def heun_step(velocity_fn, x: Tensor, t: float, t_next: float, past: dict) -> tu
 # %% ../../nbs/07_dit/solvers.ipynb #659c132d
 def half_log_snr(t: float) -> float:
     "`log((1-t)/t)`, infinite at both ends."
-    return math.inf if t <= 0 else -math.inf if t >= 1 else math.log((1 - t) / t)
+    if t <= 0:
+        return math.inf
+    if t >= 1:
+        return -math.inf
+    return math.log((1 - t) / t)
 
 
 def dpmpp_2m_step(
     velocity_fn, x: Tensor, t: float, t_next: float, past: dict
 ) -> tuple[Tensor, Tensor]:
-    "DPM-Solver++(2M) for straight paths: second order with memory, one evaluation. Written from the equations of arXiv 2211.01095, Algorithm 2."
-    x0, lam, lam_next = (
-        x - t * velocity_at(velocity_fn, x, t),
-        half_log_snr(t),
-        half_log_snr(t_next),
-    )
+    """DPM-Solver++(2M) for straight paths: second order with memory, one evaluation.
+
+    Written from the equations of arXiv 2211.01095, Algorithm 2."""
+    x0 = x - t * velocity_at(velocity_fn, x, t)
+    lam, lam_next = half_log_snr(t), half_log_snr(t_next)
     aim = x0
     if past and math.isfinite(lam_next) and math.isfinite(past["lam"]):
         aim = x0 + (lam_next - lam) / (2 * (lam - past["lam"])) * (x0 - past["x0"])
@@ -89,7 +98,7 @@ SOLVERS = {"euler": euler_step, "heun": heun_step, "dpmpp_2m": dpmpp_2m_step}
 
 # %% ../../nbs/07_dit/solvers.ipynb #c948b44a
 def check_sigmas(sigmas) -> list[float]:
-    "The schedule as plain numbers, or ConfigError naming `sigmas` when it does not fall strictly within [0, 1]."
+    "The schedule as plain numbers; `ConfigError` when it does not fall strictly within [0, 1]."
     levels = [float(s) for s in sigmas]
     if len(levels) < 2:
         raise ConfigError(
@@ -97,16 +106,20 @@ def check_sigmas(sigmas) -> list[float]:
         )
     if not (levels[0] <= 1 and levels[-1] >= 0):
         raise ConfigError(f"sigmas must lie in [0, 1], got {levels[0]:.4g} to {levels[-1]:.4g}")
-    rising = [i for i in range(1, len(levels)) if not levels[i] < levels[i - 1]]
-    if rising:
-        raise ConfigError(
-            f"sigmas must fall at every step (1 noise to 0 data), but sigmas[{rising[0]}] = {levels[rising[0]]:.4g} follows {levels[rising[0] - 1]:.4g}"
-        )
+    for i in range(1, len(levels)):
+        if not levels[i] < levels[i - 1]:
+            raise ConfigError(
+                f"sigmas must fall at every step (1 noise to 0 data), "
+                f"but sigmas[{i}] = {levels[i]:.4g} follows {levels[i - 1]:.4g}"
+            )
     return levels
 
 
 def sample_steps(velocity_fn, noise: Tensor, sigmas, solver: str = "euler"):
-    "Yield `(step, t, x, x0)` after each step: the level reached, the state there `[B, ...]`, the predicted clean sample. `send(x)` goes on from another state. Arguments as in `sample`."
+    """Yield `(step, t, x, x0)` after each step; arguments as in `sample`.
+
+    `t` is the level reached, `x [B, ...]` the state there, `x0` the predicted clean sample.
+    `send(x)` goes on from another state."""
     if solver not in SOLVERS:
         raise ConfigError(f"unknown solver {solver!r}; {nearest(str(solver), SOLVERS)}")
     levels, x, past = check_sigmas(sigmas), noise, {}
@@ -117,10 +130,13 @@ def sample_steps(velocity_fn, noise: Tensor, sigmas, solver: str = "euler"):
 
 
 def sample(velocity_fn, noise: Tensor, sigmas, solver: str = "euler", callback=None) -> Tensor:
-    """Solve `dx/dt = velocity_fn(x, t [B])` from `noise [B, ...]` at `sigmas[0]` down to `sigmas[-1]`; returns the final state in the dtype of `noise`.
+    """Solve `dx/dt = velocity_fn(x, t [B])` from `noise [B, ...]` along `sigmas`.
 
-    `solver` is one of `SOLVERS`; `callback(step, t, x, x0)` runs after each step, and a tensor that it returns replaces `x`. Gradients flow: wrap in `torch.no_grad()` to save memory.
-    An unknown solver or a schedule that does not fall raises ConfigError. Euler is the released sampler; the paper asks for second order in RL rollouts."""
+    Returns the state at the last level, in the dtype of `noise`. `solver` is one of `SOLVERS`;
+    `callback(step, t, x, x0)` runs after each step, and a tensor that it returns replaces `x`.
+    Gradients flow: wrap in `torch.no_grad()` to save memory. Raises `ConfigError` for an unknown
+    solver or a schedule that does not fall. Euler is the released sampler; that RL rollouts take a
+    second-order one is stated."""
     steps, x, new = sample_steps(velocity_fn, noise, sigmas, solver), noise, None
     while True:
         try:
@@ -134,21 +150,23 @@ def sample(velocity_fn, noise: Tensor, sigmas, solver: str = "euler", callback=N
 def guide(cond: Tensor, uncond: Tensor, scale: float, rescale: bool = True) -> Tensor:
     """Classifier-free guidance `uncond + scale (cond - uncond)` on velocities `[..., C]`.
 
-    `rescale` gives each token back the norm that `cond` has over its channels (released code: per-token norm rescale). `scale=1` returns `cond`."""
+    `rescale` gives each token back the norm that `cond` has over its channels (released).
+    `scale=1` returns `cond`."""
     if scale == 1:
         return cond
     combined = uncond + scale * (cond - uncond)
     if not rescale:
         return combined
-    size = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)  # [..., 1]
-    return combined * (
-        torch.linalg.vector_norm(cond, dim=-1, keepdim=True)
-        / size.clamp(min=torch.finfo(size.dtype).tiny)
-    )
+    wanted = torch.linalg.vector_norm(cond, dim=-1, keepdim=True)  # [..., 1]
+    size = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
+    return combined * (wanted / size.clamp(min=torch.finfo(size.dtype).tiny))
 
 
 def guided(cond_fn, uncond_fn, scale: float, rescale: bool = True, interval: tuple = (0.0, 1.0)):
-    "A velocity function for `sample` that guides `cond_fn` away from `uncond_fn` while `t` is within `interval`, and is `cond_fn` elsewhere (interval: our extra)."
+    """A velocity function for `sample` that guides `cond_fn` away from `uncond_fn`.
+
+    Outside the `interval` of noise levels it is `cond_fn` alone (our choice; the released pipeline
+    guides everywhere). Raises `ConfigError` for an impossible interval."""
     low, high = interval
     if not 0 <= low <= high <= 1:
         raise ConfigError(
@@ -159,8 +177,7 @@ def guided(cond_fn, uncond_fn, scale: float, rescale: bool = True, interval: tup
         cond, on = cond_fn(x, t), (t >= low) & (t <= high)
         if scale == 1 or not bool(on.any()):
             return cond  # spares the second evaluation
-        return torch.where(
-            on.reshape(-1, *[1] * (x.ndim - 1)), guide(cond, uncond_fn(x, t), scale, rescale), cond
-        )
+        on = on.reshape(-1, *[1] * (x.ndim - 1))
+        return torch.where(on, guide(cond, uncond_fn(x, t), scale, rescale), cond)
 
     return velocity

@@ -4,46 +4,36 @@
 
 # %% auto #0
 __all__ = ['BUCKET_RATIOS', 'PAPER_SIZES', 'Bucket', 'paper_buckets', 'near_size', 'make_buckets', 'bucket_preset', 'Fit',
-           'fit_into', 'Buckets', 'spread', 'equal_batches', 'rank_batches', 'measure_cost', 'hashed', 'draws', 'tally',
-           'MixedData', 'bucket_caches', 'mixed_scenes', 'save_caches', 'load_caches', 'ShardCache', 'one_cache',
-           'open_cache', 'shard_caches', 'ReadAhead', 'pad_batches']
+           'fit_into', 'Buckets', 'spread', 'equal_batches', 'rank_batches', 'hashed', 'draws', 'tally', 'MixedData',
+           'bucket_caches', 'mixed_scenes', 'save_caches', 'load_caches', 'ShardCache', 'one_cache', 'open_cache',
+           'shard_caches', 'ReadAhead', 'pad_batches']
 
 # %% ../../nbs/08_pretrain/buckets.ipynb #19d7d410
+import itertools
 import json
 import math
+import random
 import statistics
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from ..core.config import ConfigError, DataError, nearest
 from ..core.files import load_tensors, save_tensors
+from ..data.drawing import render
 from ..data.shards import Damage, layout_of, read_or_note
+from ..data.wording import dense_caption
+from ..data.world import sample_scene
 from .caches import CachedData, build_cache, join_caches
 
 # %% ../../nbs/08_pretrain/buckets.ipynb #b7733c66
-BUCKET_RATIOS = (
-    (1, 2),
-    (9, 16),
-    (2, 3),
-    (3, 4),
-    (1, 1),
-    (4, 3),
-    (3, 2),
-    (16, 9),
-    (2, 1),
-)  # width : height
+BUCKET_RATIOS = ((1, 2), (9, 16), (2, 3), (3, 4), (1, 1), (4, 3), (3, 2), (16, 9), (2, 1))
+# Height and width of the tall ones, up to the square; the wide ones are these turned.
 PAPER_SIZES = {
-    512: (
-        (704, 352),
-        (672, 384),
-        (640, 416),
-        (608, 448),
-        (512, 512),
-    ),  # height, width; the wide ones are these turned
+    512: ((704, 352), (672, 384), (640, 416), (608, 448), (512, 512)),
     768: ((1088, 544), (1024, 576), (960, 640), (896, 672), (768, 768)),
     1024: ((1472, 736), (1376, 768), (1248, 832), (1152, 864), (1024, 1024)),
 }
@@ -70,32 +60,37 @@ class Bucket:
 
 
 def paper_buckets() -> list[Bucket]:
-    "The paper's 27 (Sec 2)."
-    return [
-        Bucket(*size, base)
-        for base, tall in PAPER_SIZES.items()
-        for size in (*tall, *(s[::-1] for s in tall[-2::-1]))
-    ]
+    "The paper's 27 (stated, Sec 2)."
+    found = []
+    for base, tall in PAPER_SIZES.items():
+        wide = [size[::-1] for size in tall[-2::-1]]
+        found += [Bucket(*size, base) for size in (*tall, *wide)]
+    return found
 
 
 def near_size(base: int, ratio: float) -> tuple[int, int]:
-    "Height and width in whole tokens nearest to an area of base² and `ratio` = width / height: least total error of both logarithms."
+    """Height and width in whole tokens nearest to an area of base² and `ratio` = width / height:
+    least total error of both logarithms."""
     sides = range(16, 3 * base + 1, 16)
-    off = lambda h, w: abs(math.log(w / h / ratio)) + abs(math.log(h * w / base**2))
-    return min(((h, w) for h in sides for w in sides), key=lambda s: (round(off(*s), 9), s))
+
+    def off(size):
+        h, w = size
+        return round(abs(math.log(w / h / ratio)) + abs(math.log(h * w / base**2)), 9)
+
+    return min(itertools.product(sides, sides), key=lambda size: (off(size), size))
 
 
 def make_buckets(bases: tuple) -> list[Bucket]:
-    "Buckets of the paper's nine ratios over other base areas; shapes that fall together count once."
+    """Buckets of the paper's nine ratios over other base areas; shapes that fall together count
+    once."""
     found = {near_size(base, w / h): base for base in reversed(bases) for w, h in BUCKET_RATIOS}
-    return sorted(
-        (Bucket(*size, base) for size, base in found.items()),
-        key=lambda b: (b.base, b.width / b.height),
-    )
+    buckets = [Bucket(*size, base) for size, base in found.items()]
+    return sorted(buckets, key=lambda b: (b.base, b.width / b.height))
 
 
 def bucket_preset(name: str) -> list[Bucket]:
-    "`lens`: the paper's 27; `toy`: the same kind over 64², 96² and 128². Raises `ConfigError` for another name."
+    """`lens`: the paper's 27; `toy`: the same kind over 64², 96² and 128². Raises `ConfigError` for
+    another name."""
     known = {"lens": paper_buckets, "toy": lambda: make_buckets((64, 96, 128))}
     if name not in known:
         raise ConfigError(f"no buckets {name!r}: {nearest(name, known)}")
@@ -104,7 +99,8 @@ def bucket_preset(name: str) -> list[Bucket]:
 # %% ../../nbs/08_pretrain/buckets.ipynb #5b51b3be
 @dataclass(frozen=True)
 class Fit:
-    "Where an image goes: scale it to `resize` (height, width), then cut `box` (left, top, right, bottom); `kept` of its area remains."
+    """Where an image goes: scale it to `resize` (height, width), then cut `box` (left, top, right,
+    bottom); `kept` of its area remains."""
 
     bucket: Bucket
     resize: tuple
@@ -118,16 +114,13 @@ def fit_into(bucket: Bucket, height: int, width: int) -> Fit:
     h, w = max(bucket.height, round(height * scale)), max(bucket.width, round(width * scale))
     y, x = (h - bucket.height) // 2, (w - bucket.width) // 2
     wide, tall = width * bucket.height, height * bucket.width
-    return Fit(
-        bucket,
-        (h, w),
-        (x, y, x + bucket.width, y + bucket.height),
-        min(wide, tall) / max(wide, tall),
-    )
+    box = (x, y, x + bucket.width, y + bucket.height)
+    return Fit(bucket, (h, w), box, min(wide, tall) / max(wide, tall))
 
 
 class Buckets:
-    "A set of buckets that images are assigned to. Called with (height, width) it is a `fit` for `cache_shards`."
+    """A set of buckets that images are assigned to. Called with (height, width) it is a `fit` for
+    `cache_shards`. Raises `ConfigError` for none, or for a size that comes twice."""
 
     def __init__(self, buckets: list[Bucket]):
         if len({b.grid for b in buckets}) < len(buckets) or not buckets:
@@ -141,22 +134,23 @@ class Buckets:
         return cls(bucket_preset(name))
 
     def best(self, height: int, width: int, base: int) -> Fit:
-        "The bucket of one base area that keeps most of the image; of two that keep the same, the one with fewer tokens."
-        return min(
-            (fit_into(b, height, width) for b in self.all if b.base == base),
-            key=lambda f: (-f.kept, f.bucket.tokens, f.bucket.height),
-        )
+        """The bucket of one base area that keeps most of the image; of two that keep the same, the
+        one with fewer tokens."""
+        fits = [fit_into(b, height, width) for b in self.all if b.base == base]
+        return min(fits, key=lambda f: (-f.kept, f.bucket.tokens, f.bucket.height))
 
     def assign(self, height: int, width: int, base: int | None = None) -> Fit:
-        "The bucket of an image, how to scale it and what to cut; `base` fixes the area class, else it is the largest that needs no enlarging."
+        """The bucket of an image, how to scale it and what to cut; `base` fixes the area class,
+        else it is the largest that needs no enlarging.
+
+        Raises `DataError` for an image without pixels, `ConfigError` for an unknown base."""
         if height < 1 or width < 1:
             raise DataError(f"an image of {height} x {width} pixels has no bucket")
         if base is not None and base not in self.bases:
             raise ConfigError(f"base={base}: choose from {', '.join(map(str, self.bases))}")
         fits = [self.best(height, width, b) for b in (self.bases if base is None else [base])]
-        return next(
-            (f for f in reversed(fits) if f.resize[0] <= height and f.resize[1] <= width), fits[0]
-        )
+        smaller = (f for f in reversed(fits) if f.resize[0] <= height and f.resize[1] <= width)
+        return next(smaller, fits[0])
 
     def __call__(self, height: int, width: int) -> tuple:
         fit = self.assign(height, width)
@@ -170,59 +164,52 @@ def spread(batches: dict, costs: dict) -> float:
 
 
 def equal_batches(costs: dict, largest: int, slack: float = 0.9) -> dict:
-    """Samples per step for each key of `costs` (cost of one sample), so that steps cost the same: the cheapest has at most `largest`.
+    """Samples per step for each key of `costs` (cost of one sample), so that steps cost the same:
+    the cheapest has at most `largest`.
 
-    Of all budgets from `slack` to all of `largest` times the least cost: the largest whose `spread` is within a hundredth of the least. Raises `ConfigError` if one sample is over budget."""
-    most = largest * min(costs.values()) * (1 + 1e-9)
+    Of all budgets from `slack` to all of `largest` times the least cost: the largest whose `spread`
+    is within a hundredth of the least. Raises `ConfigError` if one sample is over budget."""
+    least = min(costs.values())
+    most = largest * least * (1 + 1e-9)
     worst = max(costs, key=costs.get)
     if costs[worst] > most:
         raise ConfigError(
-            f"largest={largest}: a single sample of {worst} costs as much as {costs[worst] / min(costs.values()):.1f} of the cheapest; raise it to that at least"
+            f"largest={largest}: a single sample of {worst} costs as much as "
+            f"{costs[worst] / least:.1f} of the cheapest; raise it to that at least"
         )
-    budgets = sorted(
-        {
-            n * c
-            for c in costs.values()
-            for n in range(max(1, math.ceil(slack * most / c)), int(most / c) + 1)
-        },
-        reverse=True,
-    )
-    tries = [
-        {k: int(b / c + 1e-9) for k, c in costs.items()} for b in budgets if b >= costs[worst]
-    ] or [{k: int(most / c) for k, c in costs.items()}]
+    budgets = set()
+    for cost in costs.values():
+        fewest, many = max(1, math.ceil(slack * most / cost)), int(most / cost)
+        budgets |= {n * cost for n in range(fewest, many + 1)}
+    tries = []
+    for budget in sorted(budgets, reverse=True):
+        if budget >= costs[worst]:
+            tries.append({k: int(budget / cost + 1e-9) for k, cost in costs.items()})
+    tries = tries or [{k: int(most / cost) for k, cost in costs.items()}]
     gaps = [spread(batches, costs) for batches in tries]
     return next(batches for batches, gap in zip(tries, gaps) if gap <= min(gaps) + 0.01)
 
 
 def rank_batches(buckets: list[Bucket], cost, largest: int, per: str = "base") -> dict:
-    """Pictures per rank and step for each grid, with `cost(tokens)` of one picture and at most `largest` of the cheapest kind.
+    """Pictures per rank and step for each grid, with `cost(tokens)` of one picture and at most
+    `largest` of the cheapest kind.
 
-    `per="base"`: one number for each area class, as in the paper; `per="bucket"`: one for each shape, which evens the steps out further. Raises `ConfigError`."""
+    `per="base"`: one number for each area class, as in the paper; `per="bucket"`: one for each
+    shape, which evens the steps out further. Raises `ConfigError`."""
     if per not in ("base", "bucket"):
         raise ConfigError(f"per={per!r}: choose base or bucket")
     group = (lambda b: b.base) if per == "base" else (lambda b: b.grid)
     costs = {}
     for b in buckets:
         costs.setdefault(group(b), []).append(cost(b.tokens))
-    batches = equal_batches({k: statistics.mean(v) for k, v in costs.items()}, largest)
+    means = {k: statistics.mean(v) for k, v in costs.items()}
+    batches = equal_batches(means, largest)
     return {b.grid: batches[group(b)] for b in buckets}
-
-
-def measure_cost(step, keys, repeats: int = 3) -> dict:
-    "Median seconds of `step(key)` for each key, after one to warm up: a cost to give to `equal_batches`."
-
-    def seconds(key):
-        start = time.perf_counter()
-        step(key)
-        return time.perf_counter() - start
-
-    for k in keys:
-        step(k)
-    return {k: statistics.median(seconds(k) for _ in range(repeats)) for k in keys}
 
 # %% ../../nbs/08_pretrain/buckets.ipynb #286fa454
 def hashed(seed: int, steps, ranks) -> np.ndarray:
-    "Uniform numbers in [0, 1) that depend on (seed, step, rank) only, for arrays of steps and ranks that broadcast (SplitMix64 as a hash)."
+    """Uniform numbers in [0, 1) that depend on (seed, step, rank) only, for arrays of steps and
+    ranks that broadcast (SplitMix64 as a hash)."""
     x = np.zeros(np.broadcast_shapes(np.shape(steps), np.shape(ranks)), np.uint64)
     with np.errstate(over="ignore"):  # it is meant to run over
         for part in (seed, steps, ranks):
@@ -234,29 +221,31 @@ def hashed(seed: int, steps, ranks) -> np.ndarray:
 
 
 def draws(seed: int, steps, ranks, weights) -> np.ndarray:
-    "The number of the bucket that each rank draws at each step, with probabilities in proportion to `weights`."
+    """The number of the bucket that each rank draws at each step, with probabilities in proportion
+    to `weights`."""
     edges = np.cumsum(weights) / np.sum(weights)
-    return np.minimum(
-        np.searchsorted(edges, hashed(seed, steps, ranks), side="right"), len(edges) - 1
-    )
+    at = np.searchsorted(edges, hashed(seed, steps, ranks), side="right")
+    return np.minimum(at, len(edges) - 1)
 
 # %% ../../nbs/08_pretrain/buckets.ipynb #a62ebe92
 def tally(seed: int, weights, world: int, first: int, last: int) -> np.ndarray:
     "How often each bucket is drawn by `world` ranks in the steps from `first` to before `last`."
     counts, most = np.zeros(len(weights), np.int64), 65536 // world + 1  # steps at a time
     for at in range(first, last, most):
-        picked = draws(
-            seed, np.arange(at, min(last, at + most))[:, None], np.arange(world), weights
-        )
+        steps = np.arange(at, min(last, at + most))[:, None]
+        picked = draws(seed, steps, np.arange(world), weights)
         counts += np.bincount(picked.ravel(), minlength=len(counts))
     return counts
 
 
 class MixedData:
-    """Batches of one bucket each, for one of `world` ranks: `batch(step)` depends on (seed, step, rank, world) only.
+    """Batches of one bucket each, for one of `world` ranks: `batch(step)` depends on (seed, step,
+    rank, world) only.
 
-    `caches`: {grid: cache} as `bucket_caches` makes them, `batches`: {grid: pictures per step}, `weights`: {grid: how often}, default: every picture equally often.
-    Buckets with too few pictures for one batch are left out and named through `log`. Raises `DataError` if none remains, `ConfigError` for a rank or grid that does not exist.
+    `caches`: {grid: cache} as `bucket_caches` makes them, `batches`: {grid: pictures per step},
+    `weights`: {grid: how often}, default: in proportion to the batches it has.
+    Buckets with too few pictures for one batch are left out and named through `log`. Raises
+    `DataError` if none remains, `ConfigError` for a rank or grid that does not exist.
     `allow=["world"]`: a checkpoint of another number of ranks may be loaded, see `take_over`."""
 
     def __init__(
@@ -274,30 +263,32 @@ class MixedData:
             raise ConfigError(f"rank={rank}: must be 0 to {world - 1}, below world={world}")
         if absent := [g for g in caches if g not in batches]:
             raise ConfigError(f"batches: has no number for grid {absent[0]}")
-        self.left_out = sorted(g for g in caches if len(caches[g]["latents"]) < batches[g])
-        for g in self.left_out:
-            log(
-                f"bucket {g[0] * 16}x{g[1] * 16}: left out, its {len(caches[g]['latents'])} pictures are fewer than a batch of {batches[g]}"
-            )
+        self.seed, self.rank, self.world, self.allow, self.log = seed, rank, world, allow, log
+        self.left_out = self._too_few(caches, batches)
         self.grids = [g for g in sorted(caches) if g not in self.left_out]
         if not self.grids:
             raise DataError(
                 "no bucket has as many pictures as its batch; lower the batches or add pictures"
             )
         self.data = [open_cache(caches[g], batches[g], seed) for g in self.grids]
-        self.weights = np.array(
-            [
-                len(d) / d.batch_size if weights is None else weights.get(g, 0)
-                for g, d in zip(self.grids, self.data)
-            ],
-            float,
-        )
-        self.seed, self.rank, self.world, self.allow, self.log = seed, rank, world, allow, log
-        self.since = self.counted = (
-            0,
-            np.zeros(len(self.grids), np.int64),
-        )  # the first step of this number of ranks, and the batches used before it
+        if weights is None:
+            given = [len(d) / d.batch_size for d in self.data]
+        else:
+            given = [weights.get(g, 0) for g in self.grids]
+        self.weights = np.array(given, float)
+        # The first step of this number of ranks, and the batches of each bucket used before it.
+        self.since = self.counted = 0, np.zeros(len(self.grids), np.int64)
         self.older = None  # state of a run of another number, until the first step is asked for
+
+    def _too_few(self, caches, batches) -> list:
+        "Grids of buckets that cannot fill a batch, each of them named."
+        found = sorted(g for g in caches if len(caches[g]["latents"]) < batches[g])
+        for g in found:
+            size, n = f"{g[0] * 16}x{g[1] * 16}", len(caches[g]["latents"])
+            self.log(
+                f"bucket {size}: left out, its {n} pictures are fewer than a batch of {batches[g]}"
+            )
+        return found
 
     def __len__(self):
         return sum(map(len, self.data))
@@ -311,21 +302,22 @@ class MixedData:
         at, counts = self.counted if self.counted[0] <= step else self.since
         if step < at:
             raise DataError(
-                f"step {step}: another number of ranks made the steps before {at}; load its checkpoint with as many"
+                f"step {step}: another number of ranks made the steps before {at}; "
+                "load its checkpoint with as many"
             )
         self.counted = step, counts + tally(self.seed, self.weights, self.world, at, step)
         return self.counted[1]
 
     def turn(self, step: int) -> tuple[int, int]:
-        "(bucket, number of its batch) of this rank: earlier draws of the bucket, by all ranks, in the order of (step, rank)."
+        """(bucket, number of its batch) of this rank: earlier draws of the bucket, by all ranks, in
+        the order of (step, rank)."""
         k = self.draw(step)
-        return k, int(
-            self.before(step)[k]
-            + (draws(self.seed, step, np.arange(self.rank), self.weights) == k).sum()
-        )
+        others = draws(self.seed, step, np.arange(self.rank), self.weights) == k
+        return k, int(self.before(step)[k] + others.sum())
 
     def batch(self, step: int) -> dict:
-        "The batch of this rank at a training step: latents [B, h*w, C], text, text_mask, grid (h, w), and `place`, numbers that no other rank has: noise is drawn by them."
+        """The batch of this rank at a training step: latents [B, h*w, C], text, text_mask, grid
+        (h, w), and `place`, numbers that no other rank has: noise is drawn by them."""
         if self.older:
             self.take_over(step)
         k, number = self.turn(step)
@@ -333,19 +325,24 @@ class MixedData:
         return batch | dict(place=list(range(first, first + len(batch["latents"]))))
 
     def take_over(self, step: int):
-        """Go on at `step` where a run of another number of ranks stopped. Each bucket goes on at its next batch, so that no picture of its epoch is left out or comes twice.
+        """Go on at `step` where a run of another number of ranks stopped. Each bucket goes on at
+        its next batch, so that no picture of its epoch is left out or comes twice.
 
-        If its batches have another size now, their order is another one, and the bucket begins its next epoch."""
+        If its batches have another size now, their order is another one, and the bucket begins its
+        next epoch."""
         old, self.older = self.older, None
         first, counts = old["since"]
-        counts = np.array(counts) + tally(old["seed"], old["weights"], old["world"], first, step)
+        used = tally(old["seed"], old["weights"], old["world"], first, step)
+        counts = np.array(counts) + used
         for k, (size, d) in enumerate(zip(old["batches"], self.data)):
             if size != d.batch_size:
-                counts[k] = -(-counts[k] // (len(d) // size)) * (len(d) // d.batch_size)
+                begun = -(-counts[k] // (len(d) // size))  # epochs, the last perhaps in part
+                counts[k] = begun * (len(d) // d.batch_size)
         self.since = self.counted = step, counts
         if self.rank == 0:
             self.log(
-                f"step {step}: {self.world} ranks go on where {old['world']} stopped; from here sizes are drawn by as many"
+                f"step {step}: {self.world} ranks go on where {old['world']} stopped; "
+                "from here sizes are drawn by as many"
             )
 
     def state_dict(self) -> dict:
@@ -361,28 +358,32 @@ class MixedData:
         )
 
     def load_state_dict(self, saved: dict):
+        "Raises `ConfigError` naming what differs from the run that saved it."
         self.older = None
         now, saved = self.state_dict(), dict(since=[0, [0] * len(self.grids)]) | saved
         different = [k for k in now if k != "since" and saved.get(k) != now[k]]
-        if different and not {*different} <= (
-            {"world", "batches", "weights"} if "world" in self.allow else set()
-        ):
-            k = next(
-                (k for k in different if k in ("items", "seed") or "world" not in self.allow),
-                different[0],
-            )
-            more = (
-                f"; use {saved.get(k)} ranks, or allow=['world']: weights and optimiser go on exactly, the sizes drawn at each step are others"
-                if k == "world"
-                else ""
-            )
-            raise ConfigError(
-                f"data.{k}: the checkpoint was made with {saved.get(k)!r}, this run has {now[k]!r}; exact resume needs the same data{more}"
-            )
+        may_differ = {"world", "batches", "weights"} if "world" in self.allow else set()
+        if not may_differ.issuperset(different):
+            raise ConfigError(self._refusal(different, saved, now))
         if different:
             self.older = saved
         else:
             self.since = self.counted = saved["since"][0], np.array(saved["since"][1], np.int64)
+
+    def _refusal(self, different: list, saved: dict, now: dict) -> str:
+        "Why a saved state is refused: the first difference that counts."
+        serious = ("items", "seed") if "world" in self.allow else tuple(different)
+        k = next((k for k in different if k in serious), different[0])
+        more = ""
+        if k == "world":
+            more = (
+                f"; use {saved.get(k)} ranks, or allow=['world']: weights and optimiser go on "
+                "exactly, the sizes drawn at each step are others"
+            )
+        return (
+            f"data.{k}: the checkpoint was made with {saved.get(k)!r}, this run has {now[k]!r}; "
+            f"exact resume needs the same data{more}"
+        )
 
 # %% ../../nbs/08_pretrain/buckets.ipynb #be6f11e6
 def _grouped(items, size) -> dict:
@@ -394,25 +395,22 @@ def _grouped(items, size) -> dict:
 
 def bucket_caches(samples, vae, encoder, batch: int = 32, at_once: int = 512) -> dict:
     "Encode (image [H, W, 3], caption, _) samples of any sizes, multiples of 16: {grid: cache}."
-    from itertools import islice
-
     parts, samples = {}, iter(samples)
-    while some := list(islice(samples, at_once)):
+    while some := list(itertools.islice(samples, at_once)):
         for (h, w), group in _grouped(some, lambda s: s[0].shape[:2]).items():
-            parts.setdefault((h // 16, w // 16), []).append(build_cache(group, vae, encoder, batch))
+            cache = build_cache(group, vae, encoder, batch)
+            parts.setdefault((h // 16, w // 16), []).append(cache)
     return {g: join_caches(p) for g, p in sorted(parts.items())}
 
 
-def mixed_scenes(n: int, seed: int, buckets: list[Bucket], weights=None):
-    "Yield (image, dense caption, Scene) for n scenes, each drawn at the size of a random bucket."
-    from random import Random
-    from lens_ref.data.wording import dense_caption
-    from lens_ref.data.world import render, sample_scene
-
-    rng = Random(seed)
+def mixed_scenes(n: int, seed, buckets: list[Bucket], weights=None):
+    """Yield (image, dense caption, Scene) for n scenes of the toy world, each drawn at the size of
+    a random bucket."""
+    rng = random.Random(seed)
     for _ in range(n):
         scene, bucket = sample_scene(rng), rng.choices(buckets, weights)[0]
-        yield render(scene, bucket.height, bucket.width), dense_caption(scene, rng), scene
+        image = render(scene, bucket.height, bucket.width)
+        yield image, dense_caption(scene, rng), scene
 
 
 def save_caches(caches: dict, path):
@@ -430,16 +428,19 @@ def load_caches(path) -> dict:
 
 # %% ../../nbs/08_pretrain/buckets.ipynb #8ef3e8a0
 class ShardCache(CachedData):
-    """A cache whose samples stay in their shards until their batch is asked for: `cache["latents"]` lists (path, entry).
+    """A cache whose samples stay in their shards until their batch is asked for: `cache["latents"]`
+    lists (path, entry).
 
-    A damaged sample is noted in `damage`, and the next in the order that can be read stands in for it: a batch keeps its size, whoever reads it."""
+    A damaged sample is noted in `damage`, and the next in the order that can be read stands in for
+    it: a batch keeps its size, whoever reads it."""
 
     def __init__(self, cache, batch_size, seed=0, group=16):
         super().__init__(cache, batch_size, seed, group)
         self.damage = Damage()
 
-    def readable(self, order, place) -> dict:
-        "The sample at a place of an order, or its stand-in. Raises `DataError` if a thousand in a row are damaged."
+    def readable(self, order, place: int) -> dict:
+        """The sample at a place of an order, or its stand-in. Raises `DataError` if a thousand in a
+        row are damaged."""
         for k in range(min(len(order), 1000)):
             path, entry = self.cache["latents"][order[(place + k) % len(order)]]
             if (sample := read_or_note(path, entry, self.damage)) is not None:
@@ -463,37 +464,44 @@ def one_cache(sample) -> dict:
 
 
 def open_cache(cache: dict, batch_size: int, seed: int) -> CachedData:
-    return (ShardCache if isinstance(cache["latents"], list) else CachedData)(
-        cache, batch_size, seed
-    )
+    "Batches of a cache, in memory or in shards."
+    kind = ShardCache if isinstance(cache["latents"], list) else CachedData
+    return kind(cache, batch_size, seed)
+
+
+def _listed(shard) -> dict:
+    """The list beside a shard of features. Raises `DataError` if it cannot be read or names no
+    features."""
+    path = shard.with_suffix(".json")
+    try:
+        listed = json.loads(path.read_text("utf8"))
+    except (OSError, ValueError) as e:
+        why = type(e).__name__
+        raise DataError(f"{path}: cannot be read ({why}); run cache_shards again") from e
+    if len(listed.get("features", ())) < len(listed["samples"]):
+        raise DataError(f"{shard}: its samples have no latents; run cache_shards first")
+    return listed
 
 
 def shard_caches(path) -> dict:
-    "The features in a folder of shards that `cache_shards` wrote, left where they are: {grid: cache} for `MixedData`. Raises `DataError` if they have none."
+    """The features in a folder of shards that `cache_shards` wrote, left where they are: {grid:
+    cache} for `MixedData`. Raises `DataError` if they have none."""
     found = {}
-    for p in layout_of(path)[1]:
-        try:
-            listed = json.loads(p.with_suffix(".json").read_text("utf8"))
-        except (OSError, ValueError) as e:
-            raise DataError(
-                f"{p.with_suffix('.json')}: cannot be read ({type(e).__name__}); run cache_shards again"
-            ) from e
-        if len(listed.get("features", ())) < len(listed["samples"]):
-            raise DataError(f"{p}: its samples have no latents; run cache_shards first")
+    for shard in layout_of(path)[1]:
+        listed = _listed(shard)
         for entry, (h, w, n) in zip(listed["samples"], listed["features"]):
-            found.setdefault((h, w), []).append((p, entry, n))
-    return {
-        g: dict(
-            latents=[x[:2] for x in items],
-            offsets=torch.tensor([0] + [x[2] for x in items]).cumsum(0),
-            grid=torch.tensor(g),
-        )
-        for g, items in sorted(found.items())
-    }
+            found.setdefault((h, w), []).append((shard, entry, n))
+    caches = {}
+    for grid, items in sorted(found.items()):
+        offsets = torch.tensor([0] + [n for _, _, n in items]).cumsum(0)
+        where = [(shard, entry) for shard, entry, _ in items]
+        caches[grid] = dict(latents=where, offsets=offsets, grid=torch.tensor(grid))
+    return caches
 
 
 class ReadAhead:
-    "Any `data` whose `batch(step)` depends on the step alone, with the next `depth` batches read by a thread while the model works."
+    """Any `data` whose `batch(step)` depends on the step alone, with the next `depth` batches read
+    by a thread while the model works."""
 
     def __init__(self, data, depth: int = 2):
         self.data, self.depth, self.pool, self.coming = data, depth, ThreadPoolExecutor(1), {}
@@ -513,19 +521,18 @@ class ReadAhead:
 
 # %% ../../nbs/08_pretrain/buckets.ipynb #1e8e5ca4
 def pad_batches(batches: list) -> dict:
-    "Batches of any sizes as one: latents padded to the longest [B, N, C], text to the longest, `grid` a list with one (h, w) per sample."
-    from torch.nn.functional import pad
+    """Batches of any sizes as one: latents padded to the longest [B, N, C], text to the longest,
+    `grid` a list with one (h, w) per sample."""
+    n = max(b["latents"].shape[1] for b in batches)
+    s = max(b["text_mask"].shape[1] for b in batches)
 
-    n, s = (
-        max(b["latents"].shape[1] for b in batches),
-        max(b["text_mask"].shape[1] for b in batches),
-    )
-    joined = lambda xs, to: torch.cat([pad(x, (0, 0, 0, to - x.shape[1])) for x in xs])
+    def joined(xs, to):
+        return torch.cat([pad(x, (0, 0, 0, to - x.shape[1])) for x in xs])
+
+    masks = [pad(b["text_mask"], (0, s - b["text_mask"].shape[1])) for b in batches]
     return dict(
         latents=joined([b["latents"] for b in batches], n),
         text=[joined(xs, s) for xs in zip(*(b["text"] for b in batches))],
-        text_mask=torch.cat(
-            [pad(b["text_mask"], (0, s - b["text_mask"].shape[1])) for b in batches]
-        ),
+        text_mask=torch.cat(masks),
         grid=[b["grid"] for b in batches for _ in b["latents"]],
     )

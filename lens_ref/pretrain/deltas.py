@@ -11,14 +11,16 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..core.checkpoints import read_index
 from ..core.config import CheckpointError, ConfigError
 from ..core.files import atomic_folder, load_tensors, save_tensors
 
 # %% ../../nbs/08_pretrain/deltas.ipynb #07e00006
-def thin(change, rank: int) -> tuple:
-    "The best product `up @ down` of rank `rank` for a matrix `[out, in]`: `up [out, rank]`, `down [rank, in]`, of equal weight (Eckart-Young)."
+def thin(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best product `up @ down` of rank `rank` for a matrix `[out, in]`: `up [out, rank]`, `down
+    [rank, in]`, of equal weight (Eckart-Young)."""
     u, s, v = torch.linalg.svd(change.float(), full_matrices=False)
     root = s[:rank].sqrt()
     return u[:, :rank] * root, root[:, None] * v[:rank]
@@ -30,7 +32,8 @@ def is_thin(shape, rank: int) -> bool:
 
 
 def weight_changes(now: dict, base: dict, rank: int) -> dict:
-    "What the weights `now` have over `base`, as tensors to save: `name.up`, `name.down` for large matrices, else `name`. What did not change is left out."
+    """What the weights `now` have over `base`, as tensors to save: `name.up`, `name.down` for large
+    matrices, else `name`. What did not change is left out."""
     out = {}
     for name, w in now.items():
         d = w.float() - base[name].float()
@@ -45,7 +48,8 @@ def weight_changes(now: dict, base: dict, rank: int) -> dict:
 
 @torch.no_grad()
 def add_weight_changes(weights: dict, tensors: dict):
-    "Add what `weight_changes` found to `weights`, in place. Raises `CheckpointError` naming one that is not there."
+    """Add what `weight_changes` found to `weights`, in place. Raises `CheckpointError` naming one
+    that is not there."""
     for name, x in tensors.items():
         if name.endswith(".down"):
             continue
@@ -54,9 +58,10 @@ def add_weight_changes(weights: dict, tensors: dict):
             raise CheckpointError(
                 f"changes: the base has no weight {own}; they are another model's"
             )
-        weights[own] += (
-            x.float() @ tensors[f"{own}.down"].float() if name.endswith(".up") else x.float()
-        ).to(weights[own].dtype)
+        change = x.float()
+        if name.endswith(".up"):
+            change = change @ tensors[f"{own}.down"].float()  # [out, rank] @ [rank, in]
+        weights[own] += change.to(weights[own].dtype)
 
 # %% ../../nbs/08_pretrain/deltas.ipynb #07e00009
 def mark(weights) -> float:
@@ -76,16 +81,16 @@ def save_change(
     folder = Path(folder)
     if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in now.items()}:
         raise ConfigError(
-            f"base: the transformer in {base} has other shapes; save the pipeline whole, with save_pretrained"
+            f"base: the transformer in {base} has other shapes; save the pipeline whole, "
+            "with save_pretrained"
         )
     tensors = {k: v.to(torch.bfloat16) for k, v in weight_changes(now, before, rank).items()}
     index = read_index(base) | dict(base=os.path.relpath(Path(base).resolve(), folder.resolve()))
     if defaults is not None:
         index["defaults"] = defaults
+    about = dict(rank=rank, base=mark(before.values()))
     with atomic_folder(folder) as tmp:
-        save_tensors(
-            tensors, Path(tmp) / "change.safetensors", dict(rank=rank, base=mark(before.values()))
-        )
+        save_tensors(tensors, Path(tmp) / "change.safetensors", about)
         (Path(tmp) / "model_index.json").write_text(json.dumps(index, indent=1))
     loaded = {k: v.clone() for k, v in before.items()}
     add_weight_changes(loaded, tensors)
@@ -97,11 +102,10 @@ def _distance(a: dict, b: dict) -> float:
 
 
 def load_change(model, folder, base):
-    "Turn the transformer of `base` into what the change in `folder` makes of it, in place. Raises `CheckpointError` if `base` is not the one that the change was made from."
-    (tensors, about), weights = (
-        load_tensors(Path(folder) / "change.safetensors"),
-        model.state_dict(),
-    )
+    """Turn the transformer of `base` into what the change in `folder` makes of it, in place. Raises
+    `CheckpointError` if `base` is not the one that the change was made from."""
+    tensors, about = load_tensors(Path(folder) / "change.safetensors")
+    weights = model.state_dict()
     if abs(mark(weights.values()) / about["base"] - 1) > 1e-9:
         raise CheckpointError(
             f"{folder}: is a change of another base than {base}; put back the base it was made from"

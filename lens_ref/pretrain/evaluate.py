@@ -28,48 +28,41 @@ class Prompt:
     skill: str
 
 
-def make_prompts(per_skill, seed=10_000, style="dense", lang="en"):
-    "`per_skill` prompts for each of the seven skills. style: dense or brief (brief is English only). DataError for another style."
+def make_prompts(
+    per_skill: int, seed: int = 10_000, style: str = "dense", lang: str = "en"
+) -> list[Prompt]:
+    """`per_skill` prompts for each of the seven skills. style: dense or brief (brief is English
+    only). Raises `DataError` for another style."""
     if style not in ("dense", "brief"):
         raise DataError(f"style: {style!r} is unknown; choose dense or brief")
     rng, out = random.Random(seed), []
     for skill in SKILLS:
         for _ in range(per_skill):
             scene = sample_scene(rng, skill)
-            out.append(
-                Prompt(
-                    dense_caption(scene, rng, lang)
-                    if style == "dense"
-                    else brief_caption(scene, rng),
-                    scene,
-                    skill,
-                )
-            )
+            dense = style == "dense"
+            text = dense_caption(scene, rng, lang) if dense else brief_caption(scene, rng)
+            out.append(Prompt(text, scene, skill))
     return out
 
 # %% ../../nbs/08_pretrain/11_evaluate.ipynb #8780f4f0
-def wilson(passed, n, z=1.96):
+def wilson(passed: float, n: int, z: float = 1.96) -> tuple[float, float]:
     "95% interval of a share: (low, high). Wilson 1927."
     p, d = passed / n, 1 + z * z / n
-    middle, half = (
-        (p + z * z / (2 * n)) / d,
-        z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d,
-    )
+    middle = (p + z * z / (2 * n)) / d
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def share(outcome):
+def share(outcome: list) -> dict:
     "Passes as dict(score, low, high, n)."
-    return dict(
-        zip(
-            ("score", "low", "high", "n"),
-            (sum(outcome) / len(outcome), *wilson(sum(outcome), len(outcome)), len(outcome)),
-        )
-    )
+    passed, n = sum(outcome), len(outcome)
+    low, high = wilson(passed, n)
+    return dict(score=passed / n, low=low, high=high, n=n)
 
 
-def summarize(prompts, outcome):
-    "Share of passes by skill and their mean: {skill: dict(score, low, high, n)} with 'overall' (mean of skills, pooled interval)."
+def summarize(prompts: list, outcome: list) -> dict:
+    """Share of passes by skill and their mean: {skill: dict(score, low, high, n)} with 'overall'
+    (mean of skills, pooled interval)."""
     table = {}
     for skill in dict.fromkeys(p.skill for p in prompts):
         table[skill] = share([o for p, o in zip(prompts, outcome) if p.skill == skill])
@@ -78,32 +71,40 @@ def summarize(prompts, outcome):
     return table | {"overall": dict(score=mean, low=low, high=high, n=len(prompts))}
 
 
-def failures(prompt, reading):
-    "The facts that the skill of a `Prompt` is about and that do not hold in a reading: list of Fact, empty if the image passes."
-    return [
-        f
-        for f in scene_facts(prompt.scene)
-        if f.what in NEEDED[prompt.skill] and not holds(f, reading)
-    ]
+def failures(prompt: Prompt, reading) -> list:
+    """The facts that the skill of a `Prompt` is about and that do not hold in a reading: list of
+    Fact, empty if the image passes."""
+    asked = [f for f in scene_facts(prompt.scene) if f.what in NEEDED[prompt.skill]]
+    return [f for f in asked if not holds(f, reading)]
 
 
-def every_fact(prompts, readings):
-    "Share of pictures in which *all* facts of the scene hold, not only those of the skill: dict(score, low, high, n)."
-    return share(
-        [all(holds(f, r) for f in scene_facts(p.scene)) for p, r in zip(prompts, readings)]
-    )
+def every_fact(prompts: list, readings: list) -> dict:
+    """Share of pictures in which *all* facts of the scene hold, not only those of the skill:
+    dict(score, low, high, n)."""
+    pairs = zip(prompts, readings)
+    return share([all(holds(f, r) for f in scene_facts(p.scene)) for p, r in pairs])
 
 
-def generate(pipe, prompts, seed=0, batch=50, **kwargs):
-    "Images [N, 3, H, W] in [-1, 1] for prompts (strings); noise depends only on the seed and the prompt's place."
+def generate(pipe, prompts: list, seed: int = 0, batch: int = 50, **kwargs) -> torch.Tensor:
+    """Images [N, 3, H, W] in [-1, 1] for prompts (strings); noise depends only on the seed and the
+    prompt's place."""
     out, g = [], torch.Generator().manual_seed(seed)
     for i in range(0, len(prompts), batch):
         out.append(pipe(prompts[i : i + batch], generator=g, output_type="pt", **kwargs).images)
     return torch.cat(out)
 
 
-def evaluate(pipe, per_skill=50, seed=0, style="dense", lang="en", checker=None, **kwargs):
-    "Toy GenEval of a pipeline: (table of `summarize`, prompts, images, readings, outcome). kwargs go to the pipeline."
+def evaluate(
+    pipe,
+    per_skill: int = 50,
+    seed: int = 0,
+    style: str = "dense",
+    lang: str = "en",
+    checker=None,
+    **kwargs,
+) -> tuple:
+    """Toy GenEval of a pipeline: (table of `summarize`, prompts, images, readings, outcome). kwargs
+    go to the pipeline."""
     prompts = make_prompts(per_skill, 10_000 + seed, style, lang)
     images = generate(pipe, [p.text for p in prompts], seed, **kwargs)
     readings = (checker or Checker()).read(images)
@@ -111,17 +112,16 @@ def evaluate(pipe, per_skill=50, seed=0, style="dense", lang="en", checker=None,
     return summarize(prompts, outcome), prompts, images, readings, outcome
 
 
-def evaluate_sizes(pipe, sizes, **kwargs):
-    "The overall row of `evaluate` for the same prompts in each of `sizes`, (height, width) in pixels: {'64x96': dict(score, low, high, n)}."
+def evaluate_sizes(pipe, sizes: list, **kwargs) -> dict:
+    """The overall row of `evaluate` for the same prompts in each of `sizes`, (height, width) in
+    pixels: {'64x96': dict(score, low, high, n)}."""
     return {f"{h}x{w}": evaluate(pipe, height=h, width=w, **kwargs)[0]["overall"] for h, w in sizes}
 
 
-def table_markdown(table, first="skill"):
+def table_markdown(table: dict, first: str = "skill") -> str:
     "A Markdown table of scores in percent with their intervals; `first` names the first column."
-    rows = [
-        f"| {k} | {100 * r['score']:.0f} | {100 * r['low']:.0f} to {100 * r['high']:.0f} | {r['n']} |"
-        for k, r in table.items()
-    ]
-    return "\n".join(
-        [f"| {first} | passed, % | 95% interval | images |", "|---|---|---|---|", *rows]
-    )
+    lines = [f"| {first} | passed, % | 95% interval | images |", "|---|---|---|---|"]
+    for name, row in table.items():
+        score, low, high = (f"{100 * row[k]:.0f}" for k in ("score", "low", "high"))
+        lines.append(f"| {name} | {score} | {low} to {high} | {row['n']} |")
+    return "\n".join(lines)

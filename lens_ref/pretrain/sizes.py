@@ -14,49 +14,51 @@ from ..core.config import DataError
 MAX_PIXELS = 2080 * 1040  # the largest released size
 
 
-def check_size(height, width):
-    "DataError names the side that is not a multiple of 16; a warning where the picture is larger than any the model was trained on."
-    for name, v in (("height", height), ("width", width)):
-        if v < 16 or v % 16:
-            raise DataError(
-                f"{name}: {v} is not a multiple of 16; try {max(16, round(v / 16) * 16)}"
-            )
+def check_size(height: int, width: int):
+    """Raises `DataError` naming the side that is not a multiple of 16; warns where the picture is
+    larger than any that Lens was trained on."""
+    for name, side in (("height", height), ("width", width)):
+        if side < 16 or side % 16:
+            near = max(16, round(side / 16) * 16)
+            raise DataError(f"{name}: {side} is not a multiple of 16; try {near}")
     if height * width > MAX_PIXELS:
         warnings.warn(
-            f"{height}x{width} is {height * width / 1e6:.1f} megapixels; Lens was trained up to {MAX_PIXELS / 1e6:.1f}, expect repeated objects",
+            f"{height}x{width} is {height * width / 1e6:.1f} megapixels; Lens was trained up to "
+            f"{MAX_PIXELS / 1e6:.1f}, expect repeated objects",
             stacklevel=3,
         )
 
-
+# %% ../../nbs/08_pretrain/sizes.ipynb #56a664fb
 ASPECT_RATIOS = ("1:2", "9:16", "2:3", "3:4", "1:1", "4:3", "3:2", "16:9", "2:1")  # width : height
 LONG_SIDES = {1024: (1472, 1376, 1248, 1152, 1024), 1440: (2080, 1936, 1760, 1616, 1440)}
 SHORT_SIDES = {1024: (736, 768, 832, 864, 1024), 1440: (1040, 1088, 1168, 1216, 1440)}
 
 
-def size_for(base_resolution, aspect_ratio="1:1"):
-    "(height, width) of a released size: base 1024 or 1440, ratio width:height. DataError names the one that is unknown."
+def size_for(base_resolution: int, aspect_ratio: str = "1:1") -> tuple[int, int]:
+    """(height, width) of a released size: base 1024 or 1440, ratio width:height.
+
+    Raises `DataError` naming the one that is unknown."""
     if base_resolution not in LONG_SIDES:
-        raise DataError(
-            f"base_resolution: {base_resolution!r} is unknown; choose from {', '.join(map(str, LONG_SIDES))}"
-        )
+        known = ", ".join(map(str, LONG_SIDES))
+        raise DataError(f"base_resolution: {base_resolution!r} is unknown; choose from {known}")
     if aspect_ratio not in ASPECT_RATIOS:
-        raise DataError(
-            f"aspect_ratio: {aspect_ratio!r} is unknown; choose from {', '.join(ASPECT_RATIOS)}"
-        )
+        known = ", ".join(ASPECT_RATIOS)
+        raise DataError(f"aspect_ratio: {aspect_ratio!r} is unknown; choose from {known}")
     i = ASPECT_RATIOS.index(aspect_ratio)
-    tall, j = i <= 4, min(i, 8 - i)
+    tall, j = i <= 4, min(i, 8 - i)  # the second half of the ratios is the first one turned
     long, short = LONG_SIDES[base_resolution][j], SHORT_SIDES[base_resolution][j]
     return (long, short) if tall else (short, long)
 
 
-def wanted_size(height, width, base_resolution, aspect_ratio, defaults):
-    "(height, width) checked: given in pixels, or as base and ratio, or the checkpoint's own."
+def wanted_size(height, width, base_resolution, aspect_ratio, defaults: dict) -> tuple[int, int]:
+    """(height, width) checked: given in pixels, or as base and ratio, or the checkpoint's own.
+
+    Raises `DataError` where both are given, or where `check_size` or `size_for` do."""
     if base_resolution or aspect_ratio:
         if height or width:
             raise DataError("height, width: give either them or base_resolution and aspect_ratio")
         height, width = size_for(base_resolution or 1024, aspect_ratio or "1:1")
-    height, width = (
-        defaults[k] if v is None else v for k, v in (("height", height), ("width", width))
-    )
+    height = defaults["height"] if height is None else height
+    width = defaults["width"] if width is None else width
     check_size(height, width)
     return height, width

@@ -6,19 +6,22 @@
 __all__ = ['compare_speed', 'time_parts', 'time_generation']
 
 # %% ../../nbs/08_pretrain/speed.ipynb #363bc9f7
+import contextlib
 import resource
 import statistics
 import time
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..dit.positions import joint_mask, rope_table
-from ..dit.transformer import DiTConfig, LensTransformer2DModel, init_weights, modulated_norm, preset
+from ..dit.presets import DiTConfig, preset
+from ..dit.transformer import LensTransformer2DModel, init_weights, modulate
 from .cost import image_flops
 
 # %% ../../nbs/08_pretrain/speed.ipynb #d1f2aa94
-def _timed(run) -> tuple:
+def _timed(run) -> tuple[float, float]:
     "Wall and processor seconds of `run()`."
     wall, cpu = time.perf_counter(), time.process_time()
     run()
@@ -33,31 +36,15 @@ def _bench_inputs(config: DiTConfig, batch: int, grid: tuple, text_tokens: int) 
         torch.randn(batch, text_tokens, config.enc_hidden_dim, generator=g)
         for _ in config.selected_layer_index
     ]
-    return (
-        torch.randn(batch, grid[0] * grid[1], config.in_channels, generator=g),
-        text,
-        torch.arange(text_tokens)[None] < real,
-        torch.rand(batch, generator=g),
-        grid,
-    )
+    latents = torch.randn(batch, grid[0] * grid[1], config.in_channels, generator=g)
+    mask = torch.arange(text_tokens)[None] < real
+    return latents, text, mask, torch.rand(batch, generator=g), grid
 
 
-def compare_speed(
-    config: DiTConfig | None = None,
-    batch: int = 128,
-    grid: tuple = (4, 4),
-    text_tokens: int = 40,
-    repeats: int = 7,
-    backward: bool = True,
-) -> dict:
-    """Forward (and backward) on the CPU, ours and diffusers' `QwenImageTransformer2DModel` of the same size, in turn.
-
-    Median seconds of each (`ours`, `qwen_image`), median ratio ours / theirs of wall (`ratio`) and processor time (`cpu_ratio`), parameters."""
+def _qwen_image(config: DiTConfig):
+    "diffusers' `QwenImageTransformer2DModel` of the same width, heads and depth."
     from diffusers import QwenImageTransformer2DModel
 
-    config = config or preset("toy")
-    ours = init_weights(LensTransformer2DModel(**config.to_dict()))
-    width = config.enc_hidden_dim * len(config.selected_layer_index)
     shared = (
         "patch_size",
         "in_channels",
@@ -67,69 +54,86 @@ def compare_speed(
         "num_attention_heads",
         "axes_dims_rope",
     )
-    theirs = QwenImageTransformer2DModel(
-        joint_attention_dim=width, **{k: getattr(config, k) for k in shared}
-    )
+    text_width = config.enc_hidden_dim * len(config.selected_layer_index)
+    sizes = {name: getattr(config, name) for name in shared}
+    return QwenImageTransformer2DModel(joint_attention_dim=text_width, **sizes)
+
+
+def compare_speed(
+    config: DiTConfig | None = None,
+    batch: int = 128,
+    grid: tuple = (4, 4),
+    text_tokens: int = 40,
+    repeats: int = 7,
+    backward: bool = True,
+) -> dict[str, float]:
+    """Forward (and backward) on the CPU, ours and diffusers' transformer of the same size, in turn.
+
+    Median seconds of each (`ours`, `qwen_image`), median ratio ours / theirs of wall time (`ratio`)
+    and processor time (`cpu_ratio`), and parameters (`ours_params`, `qwen_image_params`)."""
+    config = config or preset("toy")
+    ours = init_weights(LensTransformer2DModel(**config.to_dict()))
+    theirs = _qwen_image(config)
     latents, text, mask, t, _ = inputs = _bench_inputs(config, batch, grid, text_tokens)
     joined, shapes = torch.cat(text, -1), [(1, *grid)] * batch
-    qwen = lambda: theirs(latents, joined, mask, t, shapes, return_dict=False)[0]
-    finish = torch.Tensor.backward if backward else torch.Tensor.item
-    runs = [lambda: finish(ours(*inputs).pow(2).mean()), lambda: finish(qwen().pow(2).mean())]
+
+    def finish(velocity):
+        loss = velocity.pow(2).mean()
+        if backward:
+            loss.backward()
+        else:
+            loss.item()
+
+    def run_ours():
+        finish(ours(*inputs))
+
+    def run_theirs():
+        finish(theirs(latents, joined, mask, t, shapes, return_dict=False)[0])
+
     with torch.set_grad_enabled(backward):
-        for run in runs:
-            run()  # warm up
-        rounds = [[_timed(run) for run in runs] for _ in range(repeats)]
-    wall, cpu = ([[r[m][i] for m in (0, 1)] for r in rounds] for i in (0, 1))
-    median = statistics.median
+        run_ours()  # warm up
+        run_theirs()
+        rounds = [(_timed(run_ours), _timed(run_theirs)) for _ in range(repeats)]
     return dict(
-        ours=median(a for a, _ in wall),
-        qwen_image=median(b for _, b in wall),
-        ratio=median(a / b for a, b in wall),
-        cpu_ratio=median(a / b for a, b in cpu),
+        ours=statistics.median(a[0] for a, _ in rounds),
+        qwen_image=statistics.median(b[0] for _, b in rounds),
+        ratio=statistics.median(a[0] / b[0] for a, b in rounds),
+        cpu_ratio=statistics.median(a[1] / b[1] for a, b in rounds),
         ours_params=ours.num_parameters(),
         qwen_image_params=theirs.num_parameters(),
     )
 
 # %% ../../nbs/08_pretrain/speed.ipynb #f580a21a
-def time_parts(
-    config: DiTConfig | None = None,
-    batch: int = 128,
-    grid: tuple = (4, 4),
-    text_tokens: int = 40,
-    repeats: int = 5,
-) -> dict:
-    "Processor seconds of one forward and backward by part on the CPU; `rest` is embeddings, gates, output and overhead, `step` the whole."
-    config = config or preset("toy")
-    model, inputs = (
-        init_weights(LensTransformer2DModel(**config.to_dict())),
-        _bench_inputs(config, batch, grid, text_tokens),
-    )
-    block, n, layers = model.transformer_blocks[0], inputs[0].shape[1], config.num_layers
-    rope, mask = (
-        rope_table(tuple(grid), text_tokens, config.axes_dims_rope, inputs[0].device),
-        joint_mask(inputs[2], n),
-    )
-    image, text = (
-        torch.randn(batch, k, config.inner_dim, requires_grad=True) for k in (n, text_tokens)
-    )
-    temb = torch.randn(batch, config.inner_dim, requires_grad=True)
-    q, k, v = (x.detach().requires_grad_() for x in block.attn.qkv(image, text, rope))
+def _backward(outs: list[Tensor]):
+    torch.autograd.backward(outs, [torch.ones_like(x) for x in outs])
+
+
+def _part_cases(model: LensTransformer2DModel, config: DiTConfig, inputs: tuple) -> dict:
+    "Part -> (how often a step uses it, what to run)."
+    latents, features, text_mask, _, grid = inputs
+    batch, n, s = len(latents), latents.shape[1], features[0].shape[1]
+    width, layers = config.inner_dim, config.num_layers
+    block = model.transformer_blocks[0]
+    rope = rope_table(tuple(grid), s, config.axes_dims_rope, latents.device)
+    mask = joint_mask(text_mask, n)
+    image = torch.randn(batch, n, width, requires_grad=True)
+    text = torch.randn(batch, s, width, requires_grad=True)
+    temb = torch.randn(batch, width, requires_grad=True)
+    q, k, v = (x.detach().requires_grad_() for x in block.attn.project(image, text, rope))
     streams = (
         (image, block.img_mod, (block.img_norm1, block.img_norm2)),
         (text, block.txt_mod, (block.txt_norm1, block.txt_norm2)),
     )
 
     def norms():
-        return [
-            modulated_norm(x, norm, *v.chunk(2, -1))
-            for x, mod, pair in streams
-            for norm, v in zip(pair, mod(temb)[:, None, : 4 * config.inner_dim].chunk(2, -1))
-        ]
+        outs = []
+        for x, mod, pair in streams:
+            shift, scale, shift2, scale2 = mod(temb)[:, None, : 4 * width].chunk(4, -1)
+            outs.append(modulate(pair[0](x), shift, scale))
+            outs.append(modulate(pair[1](x), shift2, scale2))
+        return outs
 
-    def backward(outs):
-        torch.autograd.backward(outs, [torch.ones_like(x) for x in outs])
-
-    cases = {
+    return {
         "attention, scores": (layers, lambda: [F.scaled_dot_product_attention(q, k, v, mask)]),
         "attention": (layers, lambda: block.attn(image, text, rope, mask)),
         "image MLP": (layers, lambda: [block.img_mlp(image)]),
@@ -137,94 +141,124 @@ def time_parts(
         "modulated norms": (layers, norms),
         "step": (1, lambda: [model(*inputs)]),
     }
-    out = {
-        part: times * statistics.median(_timed(lambda: backward(run()))[1] for _ in range(repeats))
-        for part, (times, run) in cases.items()
-    }
-    out["attention, linear, QK norm and RoPE"] = out.pop("attention") - out["attention, scores"]
-    step = out.pop("step")
-    return out | {"rest": step - sum(out.values()), "step": step}
+
+
+def time_parts(
+    config: DiTConfig | None = None,
+    batch: int = 128,
+    grid: tuple = (4, 4),
+    text_tokens: int = 40,
+    repeats: int = 5,
+) -> dict[str, float]:
+    """Processor seconds of one forward and backward on the CPU, by part.
+
+    `rest` is embeddings, gates, output and overhead, `step` the whole."""
+    config = config or preset("toy")
+    model = init_weights(LensTransformer2DModel(**config.to_dict()))
+    inputs = _bench_inputs(config, batch, grid, text_tokens)
+    seconds = {}
+    for part, (times, run) in _part_cases(model, config, inputs).items():
+        runs = [_timed(lambda: _backward(run()))[1] for _ in range(repeats)]
+        seconds[part] = times * statistics.median(runs)
+    whole, scores = seconds.pop("attention"), seconds["attention, scores"]
+    seconds["attention, linear, QK norm and RoPE"] = whole - scores
+    step = seconds.pop("step")
+    return seconds | {"rest": step - sum(seconds.values()), "step": step}
 
 # %% ../../nbs/08_pretrain/speed.ipynb #c0570015
-def _peak(device):
+def _peak(device) -> float:
     "Peak memory in GB: of the device, or of this process on a CPU."
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def _watched(calls, name, run, sync):
-    "`run`, which adds its seconds to `calls[name]`."
+def _watched(calls: list, run, sync):
+    "`run`, which appends its seconds to `calls`."
 
     def inner(*args, **kwargs):
         sync()
         start = time.perf_counter()
         out = run(*args, **kwargs)
         sync()
-        calls[name].append(time.perf_counter() - start)
+        calls.append(time.perf_counter() - start)
         return out
 
     return inner
 
 
-def time_generation(
-    pipe, height=1024, width=1024, steps=20, guidance=5.0, text_tokens=256, repeats=3, prompt=None
-):
-    """Where the time of one picture goes: {first call, total, encode, steps, decode, outside the models, step and slowest step, in seconds; peak GB; TFLOP/s of the transformer}. Medians of `repeats`.
+@contextlib.contextmanager
+def _stopwatch(pipe, encode: bool, sync):
+    "Within the block: seconds of each call of the pipeline's models, `{part: [seconds]}`."
+    owners = {"steps": (pipe.transformer, "forward"), "decode": (pipe.vae, "decode")}
+    if encode:
+        owners["encode"] = (pipe.text_encoder, "encode")
+    seconds = {"encode": [], "steps": [], "decode": []}
+    plain = {part: getattr(owner, name) for part, (owner, name) in owners.items()}
+    for part, (owner, name) in owners.items():
+        setattr(owner, name, _watched(seconds[part], plain[part], sync))
+    try:
+        yield seconds
+    finally:
+        for part, (owner, name) in owners.items():
+            setattr(owner, name, plain[part])
 
-    Without a `prompt` random features of `text_tokens` stand for the text encoder's. The first call, which compiles what is to be compiled, is told apart."""
-    device, transformer = pipe.device, pipe.transformer
+
+def _time_picture(pipe, ask: dict, seed: int, seconds: dict, sync) -> dict[str, float]:
+    "Draw one picture and say where its seconds went."
+    for calls in seconds.values():
+        calls.clear()
+    sync()
+    start = time.perf_counter()
+    pipe(**ask, generator=torch.Generator().manual_seed(seed))
+    sync()
+    total = time.perf_counter() - start
+    parts = {part: sum(calls) for part, calls in seconds.items()}
+    return {
+        "total": total,
+        **parts,
+        "outside the models": total - sum(parts.values()),
+        "step": statistics.median(seconds["steps"]),
+        "slowest step": max(seconds["steps"]),
+    }
+
+
+def time_generation(
+    pipe,
+    height: int = 1024,
+    width: int = 1024,
+    steps: int = 20,
+    guidance: float = 5.0,
+    text_tokens: int = 256,
+    repeats: int = 3,
+    prompt: str | None = None,
+) -> dict[str, float]:
+    """Where the time of one picture goes, medians of `repeats`.
+
+    In seconds: first call, total, encode, steps, decode, outside the models, step, slowest step;
+    also peak GB and TFLOP/s of the transformer. The first call, which compiles what is to be
+    compiled, is told apart. Without a `prompt`, random features of `text_tokens` stand for the text
+    encoder's."""
+    device = pipe.device
     sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    config = DiTConfig.from_dict(
-        {k: v for k, v in transformer.config.items() if not k.startswith("_")}
-    )
-    ask = dict(
-        height=height,
-        width=width,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        output_type="pt",
-    )
+    settings = {k: v for k, v in pipe.transformer.config.items() if not k.startswith("_")}
+    config = DiTConfig.from_dict(settings)
+    ask = dict(height=height, width=width, num_inference_steps=steps, guidance_scale=guidance)
+    ask["output_type"] = "pt"
     if prompt is None:
-        ask["prompt_embeds"] = [
-            torch.randn(1, text_tokens, config.enc_hidden_dim, device=device)
-            for _ in config.selected_layer_index
-        ]
+        layers, size = config.selected_layer_index, (1, text_tokens, config.enc_hidden_dim)
+        ask["prompt_embeds"] = [torch.randn(*size, device=device) for _ in layers]
     else:
         text_tokens = pipe.encode_prompt(prompt)[1].shape[1]
-    owners = dict(steps=(transformer, "forward"), decode=(pipe.vae, "decode")) | (
-        dict(encode=(pipe.text_encoder, "encode")) if prompt is not None else {}
-    )
-    seconds, plain, rounds = {}, {k: getattr(*v) for k, v in owners.items()}, []
-    for k, (owner, name) in owners.items():
-        setattr(owner, name, _watched(seconds, k, plain[k], sync))
-    try:
+    rounds = []
+    with _stopwatch(pipe, prompt is not None, sync) as seconds:
         for i in range(repeats + 1):
-            seconds.update(encode=[], steps=[], decode=[])
             if prompt is not None:
-                ask["prompt"] = (
-                    f"{prompt} {i}"  # another text each time: kept features would cost nothing
-                )
-            sync()
-            start = time.perf_counter()
-            pipe(**ask, generator=torch.Generator().manual_seed(i))
-            sync()
-            parts = {k: sum(v) for k, v in seconds.items()}
-            total = time.perf_counter() - start
-            rounds.append(
-                dict(total=total)
-                | parts
-                | {
-                    "outside the models": total - sum(parts.values()),
-                    "step": statistics.median(seconds["steps"]),
-                    "slowest step": max(seconds["steps"]),
-                }
-            )
-    finally:
-        for k, (owner, name) in owners.items():
-            setattr(owner, name, plain[k])
-    out = {"first call": rounds[0]["total"]} | {
-        k: statistics.median(r[k] for r in rounds[1:]) for k in rounds[0]
-    }
+                # Another text each time: features that were kept would cost nothing.
+                ask["prompt"] = f"{prompt} {i}"
+            rounds.append(_time_picture(pipe, ask, i, seconds, sync))
+    out = {"first call": rounds[0]["total"]}
+    for part in rounds[0]:
+        out[part] = statistics.median(r[part] for r in rounds[1:])
     flops = image_flops(config, height * width // 256, text_tokens, steps, guidance)
     return out | {"peak GB": _peak(device), "TFLOP/s": flops / out["steps"] / 1e12}

@@ -13,7 +13,16 @@ import re
 from dataclasses import dataclass, field
 
 from ..core.config import ConfigError
-from ..data.wording import ADJECTIVES, LANGUAGES, NOUNS, NUMBERS, PLACES, PLURALS, RELATIONS, SETTING_NAMES
+from lens_ref.data.words import (
+    ADJECTIVES,
+    LANGUAGES,
+    NOUNS,
+    NUMBERS,
+    PLACES,
+    PLURALS,
+    RELATIONS,
+    SETTING_NAMES,
+)
 from ..data.world import COLORS, KINDS, SETTINGS, SIZES
 from .rewriting import Reasoner
 from ..rl.judges import edit_distance

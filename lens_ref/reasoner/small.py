@@ -15,10 +15,18 @@ from pathlib import Path
 from ..clients.chat import EndpointConfig
 from ..clients.endpoint import Endpoint
 from ..core.config import ConfigError
-from ..data.wording import SETTING_NAMES
+from ..data.words import SETTING_NAMES
 from ..data.world import COLORS, KINDS
 from .rewriting import GENERAL, EndpointReasoner, GptOssReasoner, frame
-from .rules import HAND, Draft, Group, RulesReasoner, caption, read_rules, write_rules
+from lens_ref.reasoner.rules import (
+    HAND,
+    Draft,
+    Group,
+    RulesReasoner,
+    caption,
+    read_rules,
+    write_rules,
+)
 
 # %% ../../nbs/10_reasoner/small.ipynb #ba213fbc
 TIES = ("left of", "right of", "above", "below", "inside", "around", "overlapping")

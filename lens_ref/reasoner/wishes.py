@@ -16,7 +16,7 @@ import torch
 
 from ..core.config import DataError, nearest
 from ..data.reader import Checker, holds, scene_facts
-from ..data.wording import ADJECTIVES, LANGUAGES, NOUNS, NUMBERS, PLURALS, RELATIONS
+from ..data.words import ADJECTIVES, LANGUAGES, NOUNS, NUMBERS, PLURALS, RELATIONS
 from ..data.world import SKILLS, Scene, sample_scene
 from ..pretrain.evaluate import share
 

@@ -22,8 +22,9 @@ from PIL import Image
 from ..clients.chat import Request
 from ..core.config import ConfigError, DataError
 from ..core.pictures import from_uint8, to_uint8
+from ..data.drawing import render
 from ..data.reader import Checker, holds
-from ..data.world import Scene, render
+from ..data.world import Scene
 from .prompts import STRUCTURE, RLPrompt, quoted, scene_criteria
 
 # %% ../../nbs/09_rl/judges.ipynb #54d506ba

@@ -22,8 +22,19 @@ from ..core.config import DataError, nearest
 from ..core.files import atomic_write, data_path
 from ..data.captioner import flaws
 from ..data.reader import scene_facts
-from ..data.wording import NUMBERS, PLACES, PLURALS, RELATIONS, SETTING_NAMES, dense_caption, noun_phrase
-from ..data.world import COLORS, KINDS, SETTINGS, SIZES, SKILLS, Scene, Sign, Thing, sample_scene
+from ..data.wording import dense_caption
+from ..data.words import NUMBERS, PLACES, PLURALS, RELATIONS, SETTING_NAMES, noun_phrase
+from lens_ref.data.world import (
+    COLORS,
+    KINDS,
+    SETTINGS,
+    SIZES,
+    SKILLS,
+    Scene,
+    Sign,
+    Thing,
+    sample_scene,
+)
 
 # %% ../../nbs/09_rl/prompts.ipynb #d92e7e29
 CATEGORIES = (

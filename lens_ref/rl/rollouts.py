@@ -23,8 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..core.averages import put, trainable
 from ..core.config import Config, ConfigError, DataError
-from ..core.loop import put, trainable
 from ..core.parallel import gather, rank, take_rows, world_size
 from ..core.runs import batch_indices, check_same
 from ..dit.solvers import SOLVERS, sample, sigma_schedule, velocity_at
@@ -32,7 +32,15 @@ from ..pretrain.deltas import mark
 from ..pretrain.pipeline import draw_noise, velocity_field
 from ..pretrain.sizes import ASPECT_RATIOS, check_size, size_for
 from ..pretrain.step import TrainConfig
-from .nft import MIXES, advantages, log_prob, old_policy_mix, optimality, sde_mean_std, useful
+from lens_ref.rl.nft import (
+    MIXES,
+    advantages,
+    log_prob,
+    old_policy_mix,
+    optimality,
+    sde_mean_std,
+    useful,
+)
 
 # %% ../../nbs/09_rl/rollouts.ipynb #3be9ba21
 @dataclass

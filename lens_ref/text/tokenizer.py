@@ -20,41 +20,39 @@ from ..core.files import atomic_write
 CONTROL = ("<|pad|>", "<|start|>", "<|message|>", "<|end|>")
 CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}ー]"
 LETTER = rf"(?:(?!{CJK})[\p{{L}}\p{{M}}])"
-LETTERS = (
-    rf"(?:{CJK}|{LETTER}+(?:['’-]{LETTER}+)*)"  # a word; where no spaces are written, one character
-)
+# A word; where no spaces are written, one character.
+LETTERS = rf"(?:{CJK}|{LETTER}+(?:['’-]{LETTER}+)*)"
 SPELL = r" ?\p{Lu}(?=\p{Lu})|(?<=\p{Lu})\p{Lu}"  # words in capitals: one piece per letter
 REST = r" ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]|\s+"  # digits and punctuation alone
 WORD_PATTERN = f"{SPELL}| ?{LETTERS}|{REST}"
 CLAUSES = rf"{SPELL}|[,.;:!?，。、；：]?(?: ?(?!\p{{Lu}}\p{{Lu}}){LETTERS})+|{REST}"
 
 # %% ../../nbs/06_text/tokenizer.ipynb #5e81d5e3
-def byte_pieces(pattern):
-    "Pre-tokenizer: cut by `pattern`, then write each piece as UTF-8 bytes, so that nothing is ever unknown."
+def byte_pieces(pattern: str):
+    "Pre-tokenizer: cut by `pattern`, write each piece as UTF-8 bytes, so nothing is unknown."
     cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    return pre_tokenizers.Sequence(
-        [cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([cut, bytewise])
 
 # %% ../../nbs/06_text/tokenizer.ipynb #32453256
-def build_bpe(vocab, merges, pattern):
-    "A `tokenizers.Tokenizer` from a vocabulary {token: id}, its merges in order, and the pre-tokenizer pattern."
+def build_bpe(vocab: dict, merges: list, pattern: str) -> Tokenizer:
+    "From a vocabulary {token: id}, its merges in order, and the pre-tokenizer's pattern."
     bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    bpe.normalizer, bpe.pre_tokenizer, bpe.decoder = (
-        normalizers.NFC(),
-        byte_pieces(pattern),
-        decoders.ByteLevel(),
-    )
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = byte_pieces(pattern)
+    bpe.decoder = decoders.ByteLevel()
     return bpe
 
 
-def learned(bpe):
+def learned(bpe: Tokenizer) -> list:
     "Merges of a trained tokenizer, in order, as pairs of strings."
     return [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
 
 # %% ../../nbs/06_text/tokenizer.ipynb #3169d3cd
-def train_words(texts, vocab_size, pattern=WORD_PATTERN, min_count=2):
-    "Ordinary byte-level BPE: merges stay inside the pieces `pattern` cuts. -> tokenizers.Tokenizer"
+def train_words(
+    texts, vocab_size: int, pattern: str = WORD_PATTERN, min_count: int = 2
+) -> Tokenizer:
+    "Ordinary byte-level BPE: merges stay inside the pieces that `pattern` cuts."
     bpe = build_bpe({}, [], pattern)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -64,12 +62,14 @@ def train_words(texts, vocab_size, pattern=WORD_PATTERN, min_count=2):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     bpe.train_from_iterator(texts, trainer)
-    # `bpe` knows the control tokens as text; rebuilding it without that leaves their ids out of reach of any prompt
+    # `bpe` knows the control tokens as text. Rebuilt without that, no prompt can reach their ids.
     return build_bpe(bpe.get_vocab(with_added_tokens=True), learned(bpe), pattern)
 
 # %% ../../nbs/06_text/tokenizer.ipynb #90ab99a8
-def certain_pairs(rows, least, certainty, max_parts):
-    "Neighbours to join, most frequent first, none sharing a token with one before it: {(left, right): joined}. rows: list of ([(token, parts)], count)."
+def certain_pairs(rows: list, least: int, certainty: float, max_parts: int) -> dict:
+    """Neighbours to join, most frequent first, none sharing a token with one before it.
+
+    rows: list of ([(token, parts)], count). -> {(left, right): joined}"""
     one, two = Counter(), Counter()
     for row, n in rows:
         for token, _ in row:
@@ -77,11 +77,10 @@ def certain_pairs(rows, least, certainty, max_parts):
         for (a, i), (b, j) in zip(row, row[1:]):
             if i + j <= max_parts:
                 two[a, b] += n
-    sure = [
-        (n, a, b)
-        for (a, b), n in two.items()
-        if n >= least and n >= certainty * min(one[a], one[b])
-    ]
+    sure = []
+    for (a, b), n in two.items():
+        if n >= least and n >= certainty * min(one[a], one[b]):
+            sure.append((n, a, b))
     used, chosen = set(), {}
     for n, a, b in sorted(sure, reverse=True):
         if not {a, b} & used:
@@ -90,7 +89,7 @@ def certain_pairs(rows, least, certainty, max_parts):
     return chosen
 
 
-def join_pairs(row, chosen):
+def join_pairs(row: list, chosen: dict) -> list:
     "Apply one round of merges to a row of (token, parts)."
     out = []
     for token, n in row:
@@ -101,16 +100,23 @@ def join_pairs(row, chosen):
     return out
 
 
-def add_superwords(bpe, texts, vocab_size, max_parts=12, min_share=1 / 400, certainty=0.9):
-    """Second stage: merges *across* words, inside clauses, where one neighbour all but implies the other. -> tokenizers.Tokenizer
+def add_superwords(
+    bpe: Tokenizer,
+    texts: list,
+    vocab_size: int,
+    max_parts: int = 12,
+    min_share: float = 1 / 400,
+    certainty: float = 0.9,
+) -> Tokenizer:
+    """Second stage: merges *across* words, inside clauses, where one all but implies the other.
 
-    max_parts: most first-stage tokens in one superword; min_share: least occurrences per text; certainty: least share of the left or of the right token's
-    occurrences. Idea of two stages: SuperBPE (arXiv 2503.13423); the clause cut and the certainty rule are our choice."""
-    vocab, merges, least = bpe.get_vocab(), learned(bpe), max(2, round(len(texts) * min_share))
-    base, cut = (
-        build_bpe(vocab, merges, WORD_PATTERN),
-        pre_tokenizers.Split(Regex(CLAUSES), behavior="isolated"),
-    )
+    max_parts: most first-stage tokens in one superword; min_share: least occurrences per text;
+    certainty: least share of the left or of the right token's occurrences.
+    Two stages: SuperBPE (arXiv 2503.13423); the clause cut and the certainty rule: our choice."""
+    vocab, merges = bpe.get_vocab(), learned(bpe)
+    least = max(2, round(len(texts) * min_share))
+    base = build_bpe(vocab, merges, WORD_PATTERN)
+    cut = pre_tokenizers.Split(Regex(CLAUSES), behavior="isolated")
     clauses = Counter(piece for text in texts for piece, _ in cut.pre_tokenize_str(text))
     rows = [([(t, 1) for t in base.encode(piece).tokens], n) for piece, n in clauses.items()]
     while len(vocab) < vocab_size and (chosen := certain_pairs(rows, least, certainty, max_parts)):
@@ -123,28 +129,34 @@ def add_superwords(bpe, texts, vocab_size, max_parts=12, min_share=1 / 400, cert
 
 # %% ../../nbs/06_text/tokenizer.ipynb #e5c478b5
 class TextTokenizer:
-    """Byte-level superword BPE with the chat template of the toy: `<|start|>user<|message|>{prompt}<|end|>`.
+    """Byte-level superword BPE with the toy's template: `<|start|>user<|message|>{prompt}<|end|>`.
 
-    Control tokens have ids that no text can reach: a prompt that contains `<|end|>` is tokenised as those seven characters."""
+    Control tokens have ids that no text can reach: a prompt that contains `<|end|>` is tokenised as
+    those seven characters. Raises `ConfigError` if the vocabulary lacks one (our choice)."""
 
-    def __init__(self, bpe):
+    def __init__(self, bpe: Tokenizer):
         self.bpe = bpe
         vocab = bpe.get_vocab()
         missing = [t for t in CONTROL if t not in vocab]
         if missing:
             raise ConfigError(
-                f"tokenizer: control token {missing[0]} is not in the vocabulary; train it with TextTokenizer.train"
+                f"tokenizer: control token {missing[0]} is not in the vocabulary; "
+                "train it with TextTokenizer.train"
             )
         self.pad, self.start, self.message, self.end = (vocab[t] for t in CONTROL)
         self.prefix = [self.start, *self.encode("user"), self.message]
         self.suffix = [self.end]
 
     @classmethod
-    def train(cls, texts, vocab_size=3072, words=1400, **kwargs):
-        "Learn `words` word tokens, then superwords up to `vocab_size` (kwargs: see `add_superwords`). texts: list of str. `max_parts=1` is ordinary BPE."
-        if vocab_size < 256 + len(CONTROL):
+    def train(cls, texts, vocab_size: int = 3072, words: int = 1400, **kwargs) -> "TextTokenizer":
+        """Learn `words` word tokens, then superwords up to `vocab_size`. texts: list of str.
+
+        kwargs: those of `add_superwords`; `max_parts=1` is ordinary BPE.
+        Raises `ConfigError` for too small a vocabulary, `DataError` without texts."""
+        least = 256 + len(CONTROL)
+        if vocab_size < least:
             raise ConfigError(
-                f"vocab_size: {vocab_size} is below the {256 + len(CONTROL)} byte and control tokens"
+                f"vocab_size: {vocab_size} is below the {least} byte and control tokens"
             )
         texts = list(texts)
         if not texts:
@@ -153,30 +165,35 @@ class TextTokenizer:
         return cls(add_superwords(bpe, texts, vocab_size, **kwargs))
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         return self.bpe.get_vocab_size()
 
-    def encode(self, text):
+    def encode(self, text: str) -> list:
         return self.bpe.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids):
+    def decode(self, ids) -> str:
         return self.bpe.decode(list(ids), skip_special_tokens=False)
 
-    def pieces(self, text):
+    def pieces(self, text: str) -> list:
         "The text of each token, for reading; a token that is part of a character shows as �."
         return [self.decode([i]) for i in self.encode(text)]
 
     @property
-    def prefix_length(self):
+    def prefix_length(self) -> int:
         return len(self.prefix)
 
-    def chat(self, prompt, max_length=None):
-        "Token ids of the template around `prompt`. At most `max_length` ids follow the prefix; the prompt is cut, never the template."
+    def chat(self, prompt: str, max_length: int | None = None) -> list:
+        """Token ids of the template around `prompt`.
+
+        At most `max_length` ids follow the prefix; the prompt is cut, with a warning, never the
+        template."""
         ids = self.encode(prompt)
         room = len(ids) if max_length is None else max_length - len(self.suffix)
         if len(ids) > room:
+            lost = self.decode(ids[room:])[:60]
             warnings.warn(
-                f'prompt of {len(ids)} tokens cut to {room} (max_length {max_length}); lost: "{self.decode(ids[room:])[:60]}"',
+                f"prompt of {len(ids)} tokens cut to {room} (max_length {max_length}); "
+                f'lost: "{lost}"',
                 stacklevel=2,
             )
         return self.prefix + ids[:room] + self.suffix
@@ -187,8 +204,8 @@ class TextTokenizer:
             self.bpe.save(str(temp))
 
     @classmethod
-    def load(cls, path):
-        "Read what `save` wrote. CheckpointError names the file if it is missing or damaged."
+    def load(cls, path) -> "TextTokenizer":
+        "Read what `save` wrote. `CheckpointError` names the file if it is missing or damaged."
         try:
             return cls(Tokenizer.from_file(str(path)))
         except Exception as e:

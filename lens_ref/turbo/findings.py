@@ -23,10 +23,11 @@ from torch.nn import functional as F
 from ..core.config import Config
 from ..core.files import atomic_write, data_path, load_tensors, save_tensors
 from ..core.loop import Learner, train
-from ..core.pictures import as_tensor
+from ..core.pictures import from_uint8
 from ..core.runs import keep_plan
+from ..data.drawing import render
 from ..data.folders import scene_samples
-from ..data.world import COLORS, KINDS, SETTINGS, render
+from ..data.world import COLORS, KINDS, SETTINGS
 from ..dit.flow import interpolate
 from ..dit.solvers import sigma_schedule
 from ..pretrain.evaluate import evaluate, make_prompts
@@ -34,13 +35,16 @@ from ..pretrain.pipeline import LensPipeline, draw_noise, velocity_field
 from ..pretrain.step import TrainConfig
 from ..rl.prompts import toy_prompts
 from ..rl.rollouts import diversity
-from .distil import consistency_loss
+from .config import TurboConfig
+from .rounds import new_turbo, run_turbo, turbo_defaults
 from .run import build_parts, turbo_data, warm_up
-from .stage import TurboConfig, chances, condition, new_turbo, run_turbo, turbo_defaults, twin
+from .simpler import consistency_loss
+from .stage import chances, condition, twin
 
 # %% ../../nbs/11_turbo/findings.ipynb #11c00005
 def frechet(a: Tensor, b: Tensor) -> float:
-    "Squared Fréchet distance of Gaussians fitted to two sets of features `[N, D]` and `[M, D]` (arXiv 1706.08500); in double precision."
+    """Squared Fréchet distance of Gaussians fitted to two sets of features `[N, D]` and `[M, D]`
+    (arXiv 1706.08500); in double precision."""
     a, b = a.double(), b.double()
     root = lambda m: (lambda w, v: v * w.clamp(min=0).sqrt() @ v.T)(*torch.linalg.eigh(m))
     half = root(torch.cov(a.T))
@@ -65,7 +69,8 @@ def facts_of(scene) -> Tensor:
 
 
 class FeatureNet(nn.Module):
-    "Names what is in a picture `[B, 3, 64, 64]`; `features` gives the 32 numbers `[B, 32]` before the last layer."
+    """Names what is in a picture `[B, 3, 64, 64]`; `features` gives the 32 numbers `[B, 32]` before
+    the last layer."""
 
     def __init__(self):
         super().__init__()
@@ -93,7 +98,7 @@ def train_features(steps: int = 600, batch: int = 32, seed: int = 0) -> FeatureN
         for g in optimiser.param_groups:
             g["lr"] = 2e-3 * (1 - i / steps)
         loss = F.binary_cross_entropy_with_logits(
-            net(as_tensor(images)), torch.stack([facts_of(s) for s in truth])
+            net(from_uint8(images)), torch.stack([facts_of(s) for s in truth])
         )
         optimiser.zero_grad()
         loss.backward()
@@ -112,9 +117,10 @@ def feature_net(path, steps: int = 600) -> FeatureNet:
 
 @torch.no_grad()
 def real_features(net: FeatureNet, per_skill: int, seed: int) -> Tensor:
-    "Features of renders that nobody was trained on, of the same mixture of skills as toy GenEval's but other scenes: `[7 per_skill, 32]`."
+    """Features of renders that nobody was trained on, of the same mixture of skills as toy
+    GenEval's but other scenes: `[7 per_skill, 32]`."""
     return net.features(
-        as_tensor([render(p.scene) for p in make_prompts(per_skill, 50_000 + seed)])
+        from_uint8([render(p.scene) for p in make_prompts(per_skill, 50_000 + seed)])
     )
 
 # %% ../../nbs/11_turbo/findings.ipynb #11c00008
@@ -193,7 +199,8 @@ class TurboAblationConfig(Config):
 
 # %% ../../nbs/11_turbo/findings.ipynb #11c0000a
 class ConsistencyStep:
-    "LCM's step on a schedule of `steps` levels; the student itself, without gradient, is what it must agree with (our choice)."
+    """LCM's step on a schedule of `steps` levels; the student itself, without gradient, is what it
+    must agree with (our choice)."""
 
     def __init__(self, teacher, config: TurboConfig, steps: int = 20):
         self.teacher, self.config, self.steps = teacher, config, steps
@@ -217,7 +224,8 @@ class ConsistencyStep:
 
 
 def student_of(arm: str, seed: int, out, config: TurboAblationConfig, base) -> LensPipeline:
-    "The pipeline that one of `TURBO_ARMS` makes of the one in folder `base`, with the warm start that its seed shares in `out/warm_<seed>`."
+    """The pipeline that one of `TURBO_ARMS` makes of the one in folder `base`, with the warm start
+    that its seed shares in `out/warm_<seed>`."""
     pipe, c = LensPipeline.from_pretrained(base, device=config.device), config.turbo(arm, seed)
     data, teacher = turbo_data(out, pipe, c, _quiet), pipe.transformer.requires_grad_(False).eval()
     if arm == "consistency":
@@ -249,7 +257,8 @@ def _quiet(line):
 
 
 def plain_run(student, step, data, config: TurboConfig):
-    "A student trained by one loss for as many steps as the warm start and the updates of fake score and student take together; its averaged weights."
+    """A student trained by one loss for as many steps as the warm start and the updates of fake
+    score and student take together; its averaged weights."""
     steps = config.warm_steps + config.steps * (config.fake_updates + 1)
     learner = Learner(
         student,
@@ -271,7 +280,8 @@ def plain_run(student, step, data, config: TurboConfig):
 
 # %% ../../nbs/11_turbo/findings.ipynb #11c0000c
 def detail(images: Tensor) -> float:
-    "Mean absolute Laplacian of pictures `[B, 3, H, W]`, values -1 to 1: little where they are blurred."
+    """Mean absolute Laplacian of pictures `[B, 3, H, W]`, values -1 to 1: little where they are
+    blurred."""
     x, inner = images.float(), slice(1, -1)
     neighbours = x[..., :-2, inner] + x[..., 2:, inner] + x[..., inner, :-2] + x[..., inner, 2:]
     return (neighbours - 4 * x[..., inner, inner]).abs().mean().item()
@@ -281,7 +291,8 @@ def detail(images: Tensor) -> float:
 def measure_student(
     pipe, config: TurboAblationConfig, net: FeatureNet, real: Tensor, seed: int = 0, **how
 ) -> dict:
-    "Toy GenEval by skill (`scores`), `diversity`, `frechet`, `detail`, and passes of the network for a picture (`passes`). `how` goes to the pipeline."
+    """Toy GenEval by skill (`scores`), `diversity`, `frechet`, `detail`, and passes of the network
+    for a picture (`passes`). `how` goes to the pipeline."""
     table, _, images, _, _ = evaluate(pipe, config.per_skill, seed, **how)
     images = images.cpu()
     prompts, c = [p.text for p in toy_prompts(config.prompts, 10_000 + seed)], config.copies
@@ -308,7 +319,8 @@ def measure_student(
 
 
 def paired_seconds(teacher, student, repeats: int = 5, batch: int = 8) -> dict:
-    "Median seconds for a picture, teacher and student in turn on the same prompts, text included, and the median ratio."
+    """Median seconds for a picture, teacher and student in turn on the same prompts, text included,
+    and the median ratio."""
     prompts, rounds = [p.text for p in toy_prompts(batch, 77)], []
 
     def timed(pipe):
@@ -330,7 +342,8 @@ def paired_seconds(teacher, student, repeats: int = 5, batch: int = 8) -> dict:
 
 
 def run_turbo_arm(out, arm: str, seed: int, config: TurboAblationConfig, base) -> dict:
-    "Make and measure one arm, or measure one of the `TEACHERS`: dict(arm, seed, minutes, ...), saved in `out/<arm>_<seed>.json`."
+    """Make and measure one arm, or measure one of the `TEACHERS`: dict(arm, seed, minutes, ...),
+    saved in `out/<arm>_<seed>.json`."""
     torch.set_num_threads(1)  # the runs stand side by side
     path, start = Path(out) / f"{slug(arm)}_{seed}.json", time.monotonic()
     if path.is_file():
@@ -366,100 +379,102 @@ def run_turbo_arm(out, arm: str, seed: int, config: TurboAblationConfig, base) -
 def ablate_turbo(
     out, config: TurboAblationConfig | None = None, base=None, log=print
 ) -> list[dict]:
-    "The teachers and all arms, with all seeds, into folder `out`; the rows of `run_turbo_arm`, also saved as `out/turbo.json`. `base`: folder of the teacher. Finished runs are kept; raises `ConfigError` if they had other settings."
+    """The teachers and all arms, with all seeds, into folder `out`; the rows of `run_turbo_arm`,
+    also saved as `out/turbo.json`.
+
+    `base`: folder of the teacher. Finished runs are kept; raises `ConfigError` if they had other
+    settings."""
     config, base, out = config or TurboAblationConfig(), base or data_path("toy"), Path(out)
-    keep_plan(
-        out, dict(what="turbo", base=str(base), **config.to_dict()), ("workers", "arms", "seeds")
-    )
-    build_parts(
-        out, LensPipeline.from_pretrained(base, device=config.device), config.turbo("+ IDA", 0), log
-    )
+    plan = dict(what="turbo", base=str(base), **config.to_dict())
+    keep_plan(out, plan, ("workers", "arms", "seeds"))
+    pipe = LensPipeline.from_pretrained(base, device=config.device)
+    build_parts(out, pipe, config.turbo("+ IDA", 0), log)
     feature_net(out / "features.safetensors", config.feature_steps)
-    jobs, rows = (
-        [
-            (out, arm, seed, config, base)
-            for seed in range(config.seeds)
-            for arm in (*TEACHERS, *config.arms)
-        ],
-        [],
-    )
-    with ProcessPoolExecutor(
-        min(config.workers or os.cpu_count() or 1, len(jobs)), multiprocessing.get_context("spawn")
-    ) as pool:
-        list(pool.map(warm_one, *zip(*((out, seed, config, base) for seed in range(config.seeds)))))
+    seeds, arms = range(config.seeds), (*TEACHERS, *config.arms)
+    jobs = [(out, arm, seed, config, base) for seed in seeds for arm in arms]
+    starts = [(out, seed, config, base) for seed in seeds]
+    workers = min(config.workers or os.cpu_count() or 1, len(jobs))
+    rows = []
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(warm_one, *zip(*starts)))
         for row in pool.map(run_turbo_arm, *zip(*jobs)):
-            log(
-                f"{row['arm']}, seed {row['seed']}: toy GenEval {row['scores']['overall']:.2f}, diversity {row['diversity']:.2f}, Frechet {row['frechet']:.2f} after {row['minutes']:.1f} minutes"
-            )
+            log(_arm_line(row))
             rows.append(row)
     with atomic_write(out / "turbo.json") as tmp:
         Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)))
     return rows
 
 
-def _mean(rows: list, get) -> float:
-    return sum(map(get, rows)) / len(rows)
+def _arm_line(row: dict) -> str:
+    return (
+        f"{row['arm']}, seed {row['seed']}: toy GenEval {row['scores']['overall']:.2f}, "
+        f"diversity {row['diversity']:.2f}, Frechet {row['frechet']:.2f} "
+        f"after {row['minutes']:.1f} minutes"
+    )
+
+# %% ../../nbs/11_turbo/findings.ipynb #11c0tabl
+def _mean(rows: list, key: str) -> float:
+    return sum(r[key] for r in rows) / len(rows)
+
+
+def _table_row(name: str, scores: list, measured: dict, teacher: dict, passes, took="") -> str:
+    "One row: the score, and `measured` as shares of the teacher's."
+    share = {k: measured[k] / teacher[k] for k in ("diversity", "frechet", "detail")}
+    score = 100 * sum(s["overall"] for s in scores) / len(scores)
+    shares = f"{share['diversity']:.0%} | {share['frechet']:.2f} | {share['detail']:.0%}"
+    return f"| {name} | {score:.0f} | {shares} | {passes} | {took} |"
 
 
 def turbo_table(rows: list[dict]) -> str:
-    "Markdown: score, diversity, Fréchet distance and detail of each arm (the last three as shares of the 20-step teacher's), passes for a picture, minutes; means over seeds."
-    lines, arms = (
-        [
-            "| | toy GenEval, % | diversity, of the teacher's | Fréchet distance, times the teacher's | detail, of the teacher's | passes a picture | minutes |",
-            "|---|---:|---:|---:|---:|---:|---:|",
-        ],
-        dict.fromkeys(r["arm"] for r in rows),
-    )
+    """Markdown: score, diversity, Fréchet distance and detail of each arm (the last three as shares
+    of the 20-step teacher's), passes for a picture, minutes; means over seeds."""
+    columns = "toy GenEval, % | diversity | Fréchet distance | detail | passes | minutes"
+    lines = [f"| beside the 20-step teacher | {columns} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    keys = ("diversity", "frechet", "detail")
     first = [r for r in rows if r["arm"] == next(iter(TEACHERS))]
-    for arm in arms:
+    teacher = {k: _mean(first, k) for k in keys}
+    for arm in dict.fromkeys(r["arm"] for r in rows):
         mine = [r for r in rows if r["arm"] == arm]
-        shares = [
-            _mean(mine, lambda r: r[k]) / _mean(first, lambda r: r[k])
-            for k in ("diversity", "frechet", "detail")
-        ]
-        took = "" if arm in TEACHERS else f"{_mean(mine, lambda r: r['minutes']):.1f}"
-        lines.append(
-            f"| {arm} | {100 * _mean(mine, lambda r: r['scores']['overall']):.0f} | {shares[0]:.0%} | {shares[1]:.2f} | {shares[2]:.0%} | {mine[0]['passes']} | {took} |"
-        )
+        measured = {k: _mean(mine, k) for k in keys}
+        took = "" if arm in TEACHERS else f"{_mean(mine, 'minutes'):.1f}"
+        scores = [r["scores"] for r in mine]
+        lines.append(_table_row(arm, scores, measured, teacher, mine[0]["passes"], took))
     for r in (r for r in rows if "by_steps" in r and r["seed"] == 0):
-        lines += [
-            f"| {r['arm']}, {n} step{'s' * (n != '1')} | {100 * m['scores']['overall']:.0f} | {m['diversity'] / _mean(first, lambda r: r['diversity']):.0%} | {m['frechet'] / _mean(first, lambda r: r['frechet']):.2f} | {m['detail'] / _mean(first, lambda r: r['detail']):.0%} | {m['passes']} | |"
-            for n, m in json.loads(json.dumps(r["by_steps"])).items()
-        ]
-    lines.append(
-        f"| renders of other scenes | | | {_mean(first, lambda r: r['floor']) / _mean(first, lambda r: r['frechet']):.2f} | | | |"
+        for n, m in r["by_steps"].items():
+            name = f"{r['arm']}, steps: {n}"
+            lines.append(_table_row(name, [m["scores"]], m, teacher, m["passes"]))
+    floor = _mean(first, "floor") / teacher["frechet"]
+    lines.append(f"| renders of other scenes | | | {floor:.2f} | | | |")
+    return "\n".join(lines) + _timed_line(
+        next((r["seconds"] for r in rows if "seconds" in r), None)
     )
-    timed = next((r["seconds"] for r in rows if "seconds" in r), None)
-    return "\n".join(lines) + (
-        f"\n\nA picture of a batch of eight, text included, in turn: teacher {timed['teacher']:.3f} s, student {timed['student']:.3f} s, {timed['ratio']:.1f} times less."
-        if timed
-        else ""
+
+
+def _timed_line(timed: dict | None) -> str:
+    if not timed:
+        return ""
+    return (
+        "\n\nA picture of a batch of eight, text included, in turn: "
+        f"teacher {timed['teacher']:.3f} s, student {timed['student']:.3f} s, "
+        f"{timed['ratio']:.1f} times less."
     )
 
 
 def draw_turbo(rows: list[dict]):
-    "Figure: bars of score, diversity and Fréchet distance for each arm, means over seeds; dotted: the 20-step teacher."
+    """Figure: bars of score, diversity and Fréchet distance for each arm, means over seeds; dotted:
+    the 20-step teacher."""
     import matplotlib.pyplot as plt
 
     arms, first = list(dict.fromkeys(r["arm"] for r in rows))[::-1], next(iter(TEACHERS))
-    fig, axes = plt.subplots(
-        1, 3, figsize=(11, 0.3 * len(arms) + 0.9), sharey=True, layout="constrained"
-    )
-    for ax, (title, get) in zip(
-        axes,
-        {
-            "toy GenEval": lambda r: r["scores"]["overall"],
-            "diversity": lambda r: r["diversity"],
-            "Fréchet distance (less is better)": lambda r: r["frechet"],
-        }.items(),
-    ):
-        values = {a: _mean([r for r in rows if r["arm"] == a], get) for a in arms}
-        (
-            ax.barh(
-                arms, list(values.values()), color=["C0" if a in TURBO_ARMS else "C7" for a in arms]
-            ),
-            ax.set(title=title),
-        )
+    size = (11, 0.3 * len(arms) + 0.9)
+    fig, axes = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
+    flat = [{**r, "score": r["scores"]["overall"]} for r in rows]
+    titles = dict(score="toy GenEval", diversity="diversity", frechet="Fréchet distance")
+    for ax, (key, title) in zip(axes, titles.items()):
+        values = {a: _mean([r for r in flat if r["arm"] == a], key) for a in arms}
+        colors = ["C0" if a in TURBO_ARMS else "C7" for a in arms]
+        ax.barh(arms, list(values.values()), color=colors)
+        ax.set(title=title + (" (less is better)" if key == "frechet" else ""))
         if first in values:
             ax.axvline(values[first], color="black", lw=0.8, ls=":")
     plt.close(fig)
