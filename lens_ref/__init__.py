@@ -9,6 +9,10 @@ _NAMES = {
     "TextEncoder": "text.encoders",
     "ToyVAE": "vae.autoencoder",
     "data_path": "core.files",
+    "load_released": "lens.released",
+    "tiny_released": "lens.released",
+    "caption_files": "data.captioner",
+    "filter_folder": "data.filters",
 }
 
 

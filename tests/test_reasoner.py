@@ -1,4 +1,8 @@
-"""Reasoners and the search: a server that misbehaves, orders in prompts, languages, Harmony, budgets, kills, and splits that must not mix."""
+"""Reasoners and the search.
+
+A server that misbehaves, orders in prompts, languages, Harmony, budgets, kills, and splits that
+must not mix.
+"""
 
 import json
 import random
@@ -6,32 +10,38 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_endpoint import FakeEndpoint
 from PIL import Image
 
-from lens_ref.reasoner import propose as P
-from lens_ref.reasoner import search as S
-from lens_ref.reasoner import wishes as W
-from lens_ref.clients.chat import EndpointConfig
 from lens_ref.cli.main import main
+from lens_ref.clients.chat import EndpointConfig
+from lens_ref.clients.endpoint import Endpoint
 from lens_ref.core.config import ConfigError, DataError
 from lens_ref.core.files import data_path
-from lens_ref.clients.endpoint import Endpoint
+from lens_ref.data.world import SKILLS
 from lens_ref.pretrain.pipeline import LensPipeline
-from lens_ref.reasoner.rewriting import (
-    FRAMED,
-    GENERAL,
+from lens_ref.reasoner import propose as P
+from lens_ref.reasoner import search as S
+from lens_ref.reasoner import small
+from lens_ref.reasoner import wishes as W
+from lens_ref.reasoner.models import (
     EndpointReasoner,
     GptOssReasoner,
-    Reasoner,
-    fault,
     final_channel,
     harmony_encoding,
     harmony_ids,
+)
+from lens_ref.reasoner.rewriting import (
+    FRAMED,
+    GENERAL,
+    Reasoner,
+    fault,
     language_of,
     messages,
     tidy,
 )
 from lens_ref.reasoner.rules import HAND, SENTENCES, RulesReasoner, read_rules, write_rules
+from lens_ref.reasoner.search_report import transfer_table
 from lens_ref.reasoner.small import (
     EXAMPLES,
     SCHEMA,
@@ -40,11 +50,12 @@ from lens_ref.reasoner.small import (
     read_examples,
     start_prompt,
 )
-from lens_ref.data.world import SKILLS
 
-from fake_endpoint import FakeEndpoint
-
-DENSE = "This picture shows a large red teapot in the middle against a plain light grey studio. There is one object in all. The outlines are clear, the surfaces are smooth and softly shaded, and the light falls evenly from the front."
+DENSE = (
+    "This picture shows a large red teapot in the middle against a plain light grey studio. "
+    "There is one object in all. The outlines are clear, the surfaces are smooth and softly "
+    "shaded, and the light falls evenly from the front."
+)
 
 
 def client(server, **changes):
@@ -222,7 +233,9 @@ def test_orders_in_prompts_do_not_change_the_rules(attack):
 
 
 def test_the_policy_rejects_before_and_after():
-    policy = lambda text: "no weapons" if "sword" in text else None
+    def policy(text):
+        return "no weapons" if "sword" in text else None
+
     out = Says("A knight with a sword stands in the rain.", policy=policy)(["a sword", "a knight"])
     assert (
         [(r.prompt, r.rejected) for r in out] == [("a sword", True), ("a knight", False)]
@@ -239,7 +252,11 @@ def spoken(text):
 
 
 def test_harmony_takes_the_final_channel_alone():
-    answer = "<|channel|>analysis<|message|>A red cat? No: blue.<|end|><|start|>assistant<|channel|>commentary<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>A blue cat. <|return|>"
+    answer = (
+        "<|channel|>analysis<|message|>A red cat? No: blue.<|end|>"
+        "<|start|>assistant<|channel|>commentary<|message|>hm<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>A blue cat. <|return|>"
+    )
     assert final_channel(spoken(answer)) == ("A blue cat. ", "")
     for cut in range(1, len(tokens := spoken(answer)) - 1):
         assert final_channel(tokens[:cut])[0] is None
@@ -315,7 +332,10 @@ def test_every_rule_is_read_as_it_was_written_and_changes_something():
 
 
 def test_wishes_are_understood_when_all_reading_rules_are_there():
-    "What the rules read is what was wished for: things, numbers, colours, relation and word, in every form but misspelt, where a slip may make another word."
+    """What the rules read is what was wished for, in every form but misspelt.
+
+    There a slip may make another word.
+    """
     full = RulesReasoner(
         HAND.replace("one letter", "two letters") + f"\n- {SENTENCES['amounts'].text}"
     )
@@ -369,6 +389,15 @@ def test_a_small_model_can_only_fill_the_schema():
     ]
 
 
+def test_search_settings_take_names_alone():
+    with pytest.raises(ConfigError, match="skills"):
+        S.SearchConfig(skills=(1,))
+    with pytest.raises(ConfigError, match="also"):
+        S.SearchConfig(also=(3,))
+    given = json.loads(json.dumps(S.SearchConfig(skills=("single",), also=("x",)).to_dict()))
+    assert S.SearchConfig.from_dict(given) == S.SearchConfig(skills=("single",), also=("x",))
+
+
 # ---- the search, with a pipeline that draws nothing
 
 
@@ -392,7 +421,7 @@ def test_paired_bootstrap_is_as_wide_as_the_normal_law_for_many():
 
 
 class Fake:
-    "A pipeline of which a caption is drawn well if it has the words that `likes` it; kills itself after `life` batches."
+    "Draws a caption well if `likes` it (see below); kills itself after `life` batches."
 
     def __init__(self, life=None):
         self.transformer, self.life, self.texts = torch.nn.Linear(1, 1), life, []
@@ -410,19 +439,16 @@ def fake(monkeypatch):
         pipe.texts += texts
         return list(texts)
 
-    likes = lambda w, t: (
-        "top left" in t
-        if w.skill == "counting"
-        else "beach" in t
-        if w.skill == "single"
-        else len(t.split()) > 30
-    )
+    def likes(wish, text):
+        if wish.skill == "counting":
+            return "top left" in text
+        return "beach" in text if wish.skill == "single" else len(text.split()) > 30
+
+    def judged(wishes, texts):
+        return [tuple(likes(w, t) for _ in w.facts) for w, t in zip(wishes, texts)]
+
     monkeypatch.setattr(S, "draw", draw)
-    monkeypatch.setattr(
-        S,
-        "judge",
-        lambda wishes, texts: [tuple(likes(w, t) for _ in w.facts) for w, t in zip(wishes, texts)],
-    )
+    monkeypatch.setattr(S, "wish_outcomes", judged)
     return Fake
 
 
@@ -585,7 +611,7 @@ def test_what_was_found_is_tried_unchanged_on_other_pipelines(fake, tmp_path):
     assert (
         result["also"]["other"]["scores"] == result["scores"]
         and result["images"] <= 500
-        and "| other |" in S.transfer_table([result | dict(reasoner="rules", model="this")])
+        and "| other |" in transfer_table([result | dict(reasoner="rules", model="this")])
     )
 
 
@@ -594,10 +620,13 @@ def test_what_was_found_is_tried_unchanged_on_other_pipelines(fake, tmp_path):
 
 def test_the_pipeline_draws_what_the_reasoner_wrote():
     pipe = LensPipeline.from_pretrained(data_path("toy"))
-    seeds = lambda: [torch.Generator().manual_seed(i) for i in (1, 2)]
-    draw = lambda prompts: pipe(
-        prompts, generator=seeds(), output_type="latent", num_inference_steps=1
-    )
+
+    def seeds():
+        return [torch.Generator().manual_seed(i) for i in (1, 2)]
+
+    def draw(prompts):
+        return pipe(prompts, generator=seeds(), output_type="latent", num_inference_steps=1)
+
     plain = draw([DENSE, "a cat"])
     pipe.reasoner = Says(DENSE)
     out = draw(["a red teapot", "a red teapot"])
@@ -644,8 +673,6 @@ def test_generate_with_every_back_end(tmp_path, capsys, monkeypatch):
         assert (
             start_prompt(server.url, toy=True) in server.calls[0]["body"]["messages"][0]["content"]
         )
-    from lens_ref.reasoner import small
-
     monkeypatch.setattr(
         small, "SmallModel", lambda: lambda text, schema: read_examples(SMALL)[1][1]
     )

@@ -145,7 +145,8 @@ def image_format(path: str) -> str:
 
 def picture_notes(kind: str, a, rewrite) -> dict:
     "Options for Pillow's `save`: in a PNG file, the prompt drawn, the one typed, and the seed."
-    from lens_ref.reasoner.rewriting import Rewrite, png_notes
+    from lens_ref.reasoner.rewriting import Rewrite
+    from lens_ref.reasoner.models import png_notes
 
     if kind != "PNG":
         return {}

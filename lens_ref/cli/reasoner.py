@@ -106,7 +106,8 @@ def cmd_search(a):
     from lens_ref.core.runs import command_line, git_commit
     from lens_ref.pretrain.pipeline import LensPipeline
     from lens_ref.reasoner.propose import proposer_for
-    from lens_ref.reasoner.search import draw_search, search_prompt, search_table, transfer_table
+    from lens_ref.reasoner.search_report import draw_search, search_table, transfer_table
+    from lens_ref.reasoner.search import search_prompt
     from lens_ref.reasoner.small import reasoner_maker
 
     config, model, out = search_settings(a), a.model or data_path("toy"), Path(a.out)

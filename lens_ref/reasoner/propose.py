@@ -6,6 +6,7 @@
 __all__ = ['PROPOSER', 'Failures', 'sum_up', 'Edit', 'Proposal', 'RuleProposer', 'EndpointProposer', 'proposer_for']
 
 # %% ../../nbs/10_reasoner/propose.ipynb #280b3485
+import random
 from dataclasses import dataclass, field
 
 from ..clients.chat import EndpointConfig, chat
@@ -17,7 +18,11 @@ from .small import EXAMPLES, READING
 # %% ../../nbs/10_reasoner/propose.ipynb #076d5ea7
 @dataclass
 class Failures:
-    "`criteria`, `forms`, `skills`: {name: (failed, of)}; `examples`: (wish, text that was drawn, facts that do not hold)."
+    """What failed on a set of wishes.
+
+    `criteria`, `forms`, `skills`: {name: (failed, of)}; `examples`: (wish, text that was drawn,
+    facts that do not hold).
+    """
 
     criteria: dict = field(default_factory=dict)
     forms: dict = field(default_factory=dict)
@@ -25,22 +30,18 @@ class Failures:
     examples: list = field(default_factory=list)
 
     def __str__(self):
-        table = lambda what, d: (
-            f"{what}: " + ", ".join(f"{k} {a} of {n}" for k, (a, n) in d.items())
-        )
-        lines = [
-            f"- asked: {w}\n  drawn: {text}\n  wrong: {', '.join(facts)}"
-            for w, text, facts in self.examples
-        ]
-        return "\n".join(
-            [
-                table("Failed by criterion", self.criteria),
-                table("by form of the request", self.forms),
-                table("by what is tested", self.skills),
-                "Examples:",
-                *lines,
-            ]
-        )
+        tables = {
+            "Failed by criterion": self.criteria,
+            "by form of the request": self.forms,
+            "by what is tested": self.skills,
+        }
+        lines = []
+        for what, table in tables.items():
+            lines.append(f"{what}: " + ", ".join(f"{k} {a} of {n}" for k, (a, n) in table.items()))
+        lines.append("Examples:")
+        for wish, text, facts in self.examples:
+            lines.append(f"- asked: {wish}\n  drawn: {text}\n  wrong: {', '.join(facts)}")
+        return "\n".join(lines)
 
 
 def _count(table, key, failed):
@@ -48,25 +49,25 @@ def _count(table, key, failed):
     table[key] = a + failed, n + 1
 
 
+def _in_turns(lists: list[list]) -> list:
+    "The first of each list, the second of each, and so on."
+    longest = max(map(len, lists), default=0)
+    return [x[i] for i in range(longest) for x in lists if i < len(x)]
+
+
 def sum_up(wishes, texts, outcomes, examples: int = 12) -> Failures:
-    "The failures among the outcomes of wishes that were drawn as `texts`; examples from all skills in turn."
+    "The failures among the outcomes of wishes drawn as `texts`; examples from all skills in turn."
     out, bad = Failures(), {}
     for w, text, holds in zip(wishes, texts, outcomes):
+        failed = not all(holds)
         for f, ok in zip(w.facts, holds):
             _count(out.criteria, f.what, not ok)
-        for table, key in ((out.forms, w.form), (out.skills, w.skill)):
-            _count(table, key, not all(holds))
-        if not all(holds):
-            bad.setdefault(w.skill, []).append(
-                (w.text, text, [str(f) for f, ok in zip(w.facts, holds) if not ok])
-            )
-    turns = [
-        b[i]
-        for i in range(max(map(len, bad.values()), default=0))
-        for b in bad.values()
-        if i < len(b)
-    ]
-    out.examples = turns[:examples]
+        _count(out.forms, w.form, failed)
+        _count(out.skills, w.skill, failed)
+        if failed:
+            wrong = [str(f) for f, ok in zip(w.facts, holds) if not ok]
+            bad.setdefault(w.skill, []).append((w.text, text, wrong))
+    out.examples = _in_turns(list(bad.values()))[:examples]
     return out
 
 # %% ../../nbs/10_reasoner/propose.ipynb #289153a0
@@ -85,16 +86,15 @@ class Edit:
         return "\n".join(lines + [self.add] if self.add and self.add not in lines else lines)
 
     def __str__(self):
-        if self.drop and self.add:
-            return f"change “{self.drop.lstrip('-* ')}” to “{self.add.lstrip('-* ')}”"
-        return (
-            f"add “{self.add.lstrip('-* ')}”" if self.add else f"drop “{self.drop.lstrip('-* ')}”"
-        )
+        drop, add = (line and line.lstrip("-* ") for line in (self.drop, self.add))
+        if drop and add:
+            return f"change “{drop}” to “{add}”"
+        return f"add “{add}”" if add else f"drop “{drop}”"
 
 
 @dataclass(frozen=True)
 class Proposal:
-    "A system prompt to try, the edits that lead to it (none where a language model wrote it anew), and why."
+    "A system prompt to try, the edits that lead to it (none if it was written anew), and why."
 
     system: str
     edits: tuple = ()
@@ -102,17 +102,42 @@ class Proposal:
 
     @property
     def edit(self) -> str:
+        "The edits in words."
         return "; ".join(map(str, self.edits)) or "written anew"
+
+# %% ../../nbs/10_reasoner/propose.ipynb #33a49ed0
+_SEVERAL = {"foreign": "language", "size": "what"}  # may stand twice, for different fillings
+
+
+def _same_rule(rules: list[Rule], new: Rule) -> Rule | None:
+    "The rule that a new one would take the place of."
+    gap = _SEVERAL.get(new.name)
+    for rule in rules:
+        if rule.name == new.name and (not gap or dict(rule.gaps)[gap] == dict(new.gaps)[gap]):
+            return rule
+    return None
+
+
+def _about(rule: Rule) -> tuple:
+    "What a rule may mend: criteria of the checker, or forms of requests."
+    sentence = SENTENCES[rule.name]
+    if rule.name != "foreign":
+        return sentence.about
+    languages = dict(zip(sentence.gaps["language"], sentence.about))
+    return (languages[dict(rule.gaps)["language"]],)
 
 
 class RuleProposer:
-    """Edits of a prompt of `SENTENCES`, drawn with weight on what failed; `lines`: {other line that may be added or dropped: what it is about}; `without`: sentences that are not proposed.
+    """Edits of a prompt of `SENTENCES`, drawn with weight on what failed (our choice).
 
-    `proposer(system, failures, n, rng)` -> up to n `Proposal`; `merge` puts the edits of several into one."""
+    `lines`: {other line that may be added or dropped: what it is about}; `without`: sentences that
+    are not proposed. `proposer(system, failures, n, rng)`: up to n `Proposal`; `merge` puts the
+    edits of several into one.
+    """
 
     calls = 0
 
-    def __init__(self, lines=None, without=()):
+    def __init__(self, lines: dict[str, tuple] | None = None, without=()):
         self.lines, self.names = dict(lines or {}), [k for k in SENTENCES if k not in without]
 
     def _fill(self, name, rng) -> Rule:
@@ -121,81 +146,47 @@ class RuleProposer:
             gaps["it"] = "it" if gaps["what"].startswith("a single") else "them"
         return Rule(name, tuple(sorted(gaps.items())))
 
-    def _edits(self, system, rng) -> list:
+    def _edits(self, system, rng) -> list[tuple]:
         "(edit, what it is about, weight)"
-        rules, lines = read_rules(system)[0], system.splitlines()
-        several = {
-            "foreign": "language",
-            "size": "what",
-        }  # sentences that may stand in a prompt more than once, for different ...
-        out = []
+        rules, lines, out = read_rules(system)[0], system.splitlines(), []
         for name in self.names:
-            new, about = self._fill(name, rng), SENTENCES[name].about
-            same = [
-                r
-                for r in rules
-                if r.name == name
-                and (
-                    name not in several
-                    or dict(r.gaps)[several[name]] == dict(new.gaps)[several[name]]
-                )
-            ]
+            new = self._fill(name, rng)
+            same = _same_rule(rules, new)
+            old = f"- {same}" if same else None
             if new not in rules:
-                out.append(
-                    (
-                        Edit(f"- {same[0]}" if same else None, f"- {new}"),
-                        about
-                        if name != "foreign"
-                        else (
-                            dict(zip(SENTENCES[name].gaps["language"], about))[
-                                dict(new.gaps)["language"]
-                            ],
-                        ),
-                        0.5 if same else 1.5,
-                    )
-                )
+                out.append((Edit(old, f"- {new}"), _about(new), 0.5 if same else 1.5))
             if same:
-                out.append((Edit(f"- {same[0]}"), (), 0.1))
-        return out + [
-            (
-                Edit(line) if line in lines else Edit(None, line),
-                () if line in lines else about,
-                0.1 if line in lines else 1,
-            )
-            for line, about in self.lines.items()
-        ]
+                out.append((Edit(old), (), 0.1))
+        for line, about in self.lines.items():
+            out.append((Edit(line), (), 0.1) if line in lines else (Edit(None, line), about, 1))
+        return out
 
-    def __call__(self, system: str, failures: Failures, n: int, rng) -> list:
-        rates = {
-            k: (a, a / m)
-            for table in (failures.criteria, failures.forms)
-            for k, (a, m) in table.items()
-            if a
-        }
-        pool = [
-            (
-                edit,
-                max(about, key=lambda a: rates.get(a, (0, 0))[1], default=""),
-                w * (0.1 + sum(rates.get(a, (0, 0))[1] for a in about)),
-            )
-            for turn in range(3)
-            for edit, about, w in self._edits(system, rng)
-        ]
+    def _pool(self, system, rates, rng) -> tuple[list, list]:
+        "Edits with what they are most likely to mend, and their weights."
+        pool, weights = [], []
+        for edit, about, weight in (e for _ in range(3) for e in self._edits(system, rng)):
+            failing = [rates.get(a, (0, 0))[1] for a in about]
+            main = about[failing.index(max(failing))] if about else ""
+            pool.append((edit, main))
+            weights.append(weight * (0.1 + sum(failing)))
+        return pool, weights
+
+    def __call__(self, system: str, failures: Failures, n: int, rng: random.Random) -> list:
+        rates = {}  # criterion or form: (failed, share that failed)
+        for table in (failures.criteria, failures.forms):
+            rates |= {k: (a, a / m) for k, (a, m) in table.items() if a}
+        pool, weights = self._pool(system, rates, rng)
         out, seen = [], set()
         while pool and len(out) < n:
-            i = rng.choices(range(len(pool)), [w for *_, w in pool])[0]
-            edit, about, _ = pool.pop(i)
+            i = rng.choices(range(len(pool)), weights)[0]
+            edit, about = pool.pop(i)
+            weights.pop(i)
             if edit in seen or any(e.drop and e.drop == edit.drop for e in seen):
                 continue
             seen.add(edit)
-            a, rate = rates.get(about, (0, 0))
-            out.append(
-                Proposal(
-                    edit(system),
-                    (edit,),
-                    f"{about}: {a} failed" if a else "no failure points to it",
-                )
-            )
+            failed = rates.get(about, (0, 0))[0]
+            why = f"{about}: {failed} failed" if failed else "no failure points to it"
+            out.append(Proposal(edit(system), (edit,), why))
         return out
 
     def merge(self, system: str, proposals) -> Proposal:
@@ -206,13 +197,20 @@ class RuleProposer:
         return Proposal(system, edits, "edits that each helped alone")
 
 # %% ../../nbs/10_reasoner/propose.ipynb #70a287f1
-PROPOSER = """You improve the system prompt of a language model that rewrites requests for pictures. What it writes is drawn by a text-to-image model, and every picture is checked fact by fact. You get the system prompt and a report on what failed.
+PROPOSER = """\
+You improve the system prompt of a language model that rewrites requests for pictures. What it \
+writes is drawn by a text-to-image model, and every picture is checked fact by fact. You get the \
+system prompt and a report on what failed.
 
-Look for what failures have in common: a kind of request that is misread, something the rewriting loses or adds, a way of putting things that the image model does not follow. Then write the whole system prompt again.
+Look for what failures have in common: a kind of request that is misread, something the rewriting \
+loses or adds, a way of putting things that the image model does not follow. Then write the whole \
+system prompt again.
 
 - Change what the report speaks about; leave alone what works.
-- Rules for kinds of requests, never answers to the requests in the examples: it will be tested on others.
-- Plain sentences, at most 500 words. It must still ask for the rewritten prompt and nothing else."""
+- Rules for kinds of requests, never answers to the requests in the examples: it will be tested \
+on others.
+- Plain sentences, at most 500 words. It must still ask for the rewritten prompt and nothing \
+else."""
 _ANSWER = dict(
     type="object",
     properties=dict(diagnosis=dict(type="string"), system=dict(type="string")),
@@ -222,30 +220,35 @@ _ANSWER = dict(
 
 
 class EndpointProposer:
-    "A chat model behind `endpoint` that writes new system prompts. An answer that is of no use costs its call and is passed over."
+    """A chat model behind `endpoint` (an `Endpoint`) that writes new system prompts.
+
+    An answer that is of no use costs its call and is passed over.
+    """
 
     calls = 1
 
     def __init__(self, endpoint):
         self.endpoint = endpoint
 
-    def __call__(self, system, failures, n, rng) -> list:
+    def __call__(self, system: str, failures: Failures, n: int, rng: random.Random) -> list:
         question = f"System prompt:\n\n{system}\n\nReport:\n\n{failures}"
         answers = self.endpoint.map(
             chat(question, system=PROPOSER, schema=_ANSWER, again=i) for i in range(n)
         )
-        return [
-            Proposal(a.data["system"], (), a.data["diagnosis"])
-            for a in answers
-            if a.kind == "text" and a.data["system"].strip()
-        ]
+        useful = [a.data for a in answers if a.kind == "text" and a.data["system"].strip()]
+        return [Proposal(data["system"], (), data["diagnosis"]) for data in useful]
 
-    def merge(self, system, proposals):
+    def merge(self, system: str, proposals) -> None:
+        "Prompts that were written anew cannot be put together."
         return None
 
 # %% ../../nbs/10_reasoner/propose.ipynb #22fe392a
 def proposer_for(reasoner: str, url: str | None = None, llm: str = "gpt-4.1", cache=None):
-    "The proposer of a reasoner by name: edits for rules and small, else a language model at `url` or, without one, at the reasoner's own. ConfigError where there is none."
+    """The proposer of a reasoner by name.
+
+    Edits for rules and small, else a language model at `url` or, without one, at the reasoner's
+    own. ConfigError where there is none.
+    """
     if not url and reasoner == "rules":
         return RuleProposer()
     if not url and reasoner == "small":
@@ -253,8 +256,8 @@ def proposer_for(reasoner: str, url: str | None = None, llm: str = "gpt-4.1", ca
     url = url or (reasoner if reasoner.startswith("http") else "")
     if not url.startswith(("http://", "https://")):
         raise ConfigError(
-            f"proposer: {url or None!r}; to search for {reasoner} give the URL of an OpenAI-compatible server that writes the prompts"
+            f"proposer: {url or None!r}; to search for {reasoner} give the URL of an "
+            "OpenAI-compatible server that writes the prompts"
         )
-    return EndpointProposer(
-        Endpoint(EndpointConfig(llm, urls=tuple(url.split(",")), temperature=1.0), cache)
-    )
+    config = EndpointConfig(llm, urls=tuple(url.split(",")), temperature=1.0)
+    return EndpointProposer(Endpoint(config, cache))

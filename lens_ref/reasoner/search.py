@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['paired_bootstrap', 'SearchConfig', 'BudgetSpent', 'Record', 'Studio', 'Candidate', 'fixed_and_broken', 'Search',
-           'family', 'arms', 'search_report', 'pipeline_fingerprint', 'search_prompt', 'search_table', 'transfer_table',
-           'draw_search']
+           'family', 'arms', 'search_report', 'pipeline_fingerprint', 'search_prompt']
 
 # %% ../../nbs/10_reasoner/search.ipynb #08fcaad8
 import json
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,28 +24,39 @@ from ..data.world import SKILLS
 from ..pretrain.evaluate import share
 from .propose import Proposal, sum_up
 from .rewriting import Rewrite
-from .wishes import draw, make_wishes, passed, scores, wish_outcomes
+from .wishes import Wish, draw, make_wishes, passed, scores, wish_outcomes
 
 # %% ../../nbs/10_reasoner/search.ipynb #4ae23651
-def paired_bootstrap(before, after, n: int = 4000, seed: int = 0) -> dict:
-    "Mean of `after - before` over pairs, its 95% interval, and `p`, the share of resamples in which it is not above 0: dict(gain, low, high, p). before, after: equally long lists of numbers."
+def paired_bootstrap(before, after, n: int = 4000, seed: int = 0) -> dict[str, float]:
+    """How much better `after` is than `before`, two equally long lists of numbers.
+
+    dict(gain, low, high, p): the mean of `after - before` over pairs, its 95% interval from `n`
+    resamples, and the share of resamples in which it is not above 0. ConfigError for lists of
+    different length, or empty ones.
+    """
     if len(before) != len(after) or not before:
         raise ConfigError(
-            f"paired_bootstrap: {len(before)} and {len(after)} outcomes; give two lists of one length, not empty"
+            f"paired_bootstrap: {len(before)} and {len(after)} outcomes; "
+            "give two lists of one length, not empty"
         )
     d = torch.tensor(after, dtype=torch.float64) - torch.tensor(before, dtype=torch.float64)
-    means = d[
-        torch.randint(len(d), (n, len(d)), generator=torch.Generator().manual_seed(seed))
-    ].mean(1)
+    generator = torch.Generator().manual_seed(seed)
+    means = d[torch.randint(len(d), (n, len(d)), generator=generator)].mean(1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return dict(gain=d.mean().item(), low=low, high=high, p=(means <= 0).double().mean().item())
 
 # %% ../../nbs/10_reasoner/search.ipynb #ba87500b
 @dataclass
 class SearchConfig(Config):
-    """Sizes of a search. `images`, `calls`: budget of pictures and of requests to language models, the report's included. `search`, `validation`, `held_out`: wishes a skill in the three sets.
-    `beam`: prompts that are improved side by side; `children`: proposals for each of them in a round; `patience`: rounds whose gain must be more than noise; `steps`: of the sampler, 0 for the checkpoint's own;
-    `skills`: those of the search and validation sets (the held-out set has all); `also`: further pipelines on which the report tries the prompt that was found."""
+    """Sizes of a search (our choice).
+
+    `images`, `calls`: budget of pictures and of requests to language models, the report's
+    included. `search`, `validation`, `held_out`: wishes a skill in the three sets. `beam`: prompts
+    that are improved side by side; `children`: proposals for each of them in a round; `patience`:
+    rounds whose gain must be more than noise; `steps`: of the sampler, 0 for the checkpoint's own;
+    `skills`: those of the search and validation sets (the held-out set has all); `also`: further
+    pipelines on which the report tries the prompt that was found. ConfigError for a bad value.
+    """
 
     images: int = 2400
     calls: int = 20_000
@@ -58,20 +69,12 @@ class SearchConfig(Config):
     patience: int = 3
     steps: int = 0
     seed: int = 0
-    skills: tuple = SKILLS
-    also: tuple = ()
+    skills: tuple[str, ...] = SKILLS
+    also: tuple[str, ...] = ()
 
     def validate(self):
-        for k in (
-            "images",
-            "rounds",
-            "beam",
-            "children",
-            "search",
-            "validation",
-            "held_out",
-            "patience",
-        ):
+        counts = "images rounds beam children search validation held_out patience"
+        for k in counts.split():
             self.need(getattr(self, k) >= 1, k, "must be at least 1")
         for k in ("calls", "steps"):
             self.need(getattr(self, k) >= 0, k, "must not be negative")
@@ -81,7 +84,8 @@ class SearchConfig(Config):
         self.need(
             self.images >= least,
             "images",
-            f"{least} are needed to score the first prompt and for the report; raise it, or make the sets smaller",
+            f"{least} are needed to score the first prompt and for the report; "
+            "raise it, or make the sets smaller",
         )
 
     @property
@@ -89,15 +93,12 @@ class SearchConfig(Config):
         "Pictures of the report: three arms on the held-out set, for each pipeline."
         return 3 * self.held_out * len(SKILLS) * (1 + len(self.also))
 
-    def sets(self) -> dict:
+    def sets(self) -> dict[str, list[Wish]]:
         "{search, validation, held-out: wishes}, no text in two of them."
         a = make_wishes(self.search, "search", self.seed, self.skills)
         b = make_wishes(self.validation, "validation", self.seed, self.skills, a)
-        return {
-            "search": a,
-            "validation": b,
-            "held-out": make_wishes(self.held_out, "held-out", self.seed, SKILLS, a + b),
-        }
+        c = make_wishes(self.held_out, "held-out", self.seed, SKILLS, a + b)
+        return {"search": a, "validation": b, "held-out": c}
 
 # %% ../../nbs/10_reasoner/search.ipynb #d52cb595
 class BudgetSpent(Exception):
@@ -105,80 +106,86 @@ class BudgetSpent(Exception):
 
 
 class Record:
-    "Rows of JSON by key in a file; `add` writes it whole, so that a kill leaves the old file or the new one."
+    "Rows of JSON by key in a file; `add` writes it whole: a kill leaves the old file or the new."
 
     def __init__(self, path):
-        self.path = Path(path)
-        self.rows = (
-            {row.pop("key"): row for _, row in json_lines(path)} if self.path.is_file() else {}
-        )
+        self.path, self.rows = Path(path), {}
+        if self.path.is_file():
+            self.rows = {row.pop("key"): row for _, row in json_lines(path)}
 
     def add(self, rows: dict):
+        "Put rows to those of the file."
         self.rows |= rows
+        lines = [json_bytes(dict(key=k, **v)) + b"\n" for k, v in self.rows.items()]
         with atomic_write(self.path) as tmp:
-            Path(tmp).write_bytes(
-                b"".join(json_bytes(dict(key=k, **v)) + b"\n" for k, v in self.rows.items())
-            )
+            Path(tmp).write_bytes(b"".join(lines))
+
+
+def _key(*parts) -> str:
+    return json.dumps(parts, ensure_ascii=False)
 
 
 class Studio:
-    """Has wishes rewritten, drawn and judged, each (wish, text) once, and counts. `make(system) -> Reasoner`; `images`, `calls`: spent so far; `limit`: (images, calls).
+    """Has wishes rewritten, drawn and judged, each (wish, text) once, and counts.
 
-    Raises `BudgetSpent` before anything is drawn or asked that would go over the limit."""
+    `make(system) -> Reasoner`; `images`, `calls`: spent so far; `limit`: (images, calls). Raises
+    `BudgetSpent` before anything is drawn or asked that would go over the limit.
+    """
 
-    def __init__(self, pipe, make, out, limit, steps: int = 0, batch: int = 35):
+    def __init__(self, pipe, make, out, limit: tuple[int, int], steps: int = 0, batch: int = 35):
         self.pipe, self.make, self.limit, self.batch = pipe, make, limit, batch
         self.how = dict(num_inference_steps=steps) if steps else {}
-        self.said, self.drawn, self.counted = (
-            Record(Path(out) / "rewrites.jsonl"),
-            Record(Path(out) / "drawn.jsonl"),
-            set(),
-        )
+        self.said = Record(Path(out) / "rewrites.jsonl")
+        self.drawn = Record(Path(out) / "drawn.jsonl")
+        self.counted = set()
         self.images = self.calls = 0
 
-    def spend(self, images=0, calls=0):
-        if self.images + images > self.limit[0] or self.calls + calls > self.limit[1]:
+    def fits(self, images: int = 0, calls: int = 0) -> bool:
+        "Is so much left?"
+        return self.images + images <= self.limit[0] and self.calls + calls <= self.limit[1]
+
+    def spend(self, images: int = 0, calls: int = 0):
+        "Count pictures and calls; `BudgetSpent` if they are not left."
+        if not self.fits(images, calls):
             raise BudgetSpent
         self.images, self.calls = self.images + images, self.calls + calls
 
-    def rewrites(self, system: str, wishes) -> list:
+    def rewrites(self, system: str, wishes) -> list[Rewrite]:
         "A `Rewrite` for each wish."
-        keys = {w.id: json.dumps([system, w.id], ensure_ascii=False) for w in wishes}
+        keys = {w.id: _key(system, w.id) for w in wishes}
         reasoner = self.make(system)
         self.spend(calls=reasoner.calls * len([k for k in keys.values() if k not in self.counted]))
         self.counted |= set(keys.values())
         missing = [w for w in wishes if keys[w.id] not in self.said.rows]
         if missing:
-            self.said.add(
-                {
-                    keys[w.id]: asdict(r)
-                    for w, r in zip(missing, reasoner([w.text for w in missing]))
-                }
-            )
+            said = reasoner([w.text for w in missing])
+            self.said.add({keys[w.id]: asdict(r) for w, r in zip(missing, said)})
         return [Rewrite(**self.said.rows[keys[w.id]]) for w in wishes]
 
-    def outcomes(self, wishes, texts) -> list:
+    def outcomes(self, wishes, texts) -> list[tuple]:
         "What holds of each wish in the picture of its text."
-        keys = [json.dumps([w.id, t], ensure_ascii=False) for w, t in zip(wishes, texts)]
+        keys = [_key(w.id, t) for w, t in zip(wishes, texts)]
         self.spend(images=len({k for k in keys if k not in self.counted}))
         self.counted |= set(keys)
         missing = [(k, w, t) for k, w, t in zip(keys, wishes, texts) if k not in self.drawn.rows]
         for i in range(0, len(missing), self.batch):
-            ks, ws, ts = zip(*missing[i : i + self.batch])
-            self.drawn.add(
-                {
-                    k: dict(holds=o)
-                    for k, o in zip(
-                        ks, wish_outcomes(ws, draw(self.pipe, ws, ts, self.batch, **self.how))
-                    )
-                }
-            )
+            self._draw(*zip(*missing[i : i + self.batch]))
         return [tuple(self.drawn.rows[k]["holds"]) for k in keys]
+
+    def _draw(self, keys, wishes, texts):
+        "Draw and judge a batch, and write down what holds."
+        images = draw(self.pipe, wishes, texts, self.batch, **self.how)
+        held = wish_outcomes(wishes, images)
+        self.drawn.add({k: dict(holds=o) for k, o in zip(keys, held)})
 
 # %% ../../nbs/10_reasoner/search.ipynb #30c184fb
 @dataclass
 class Candidate:
-    "One system prompt and what became of it. `search`, `validation`: share of wishes fulfilled; `fixed`, `broken`: criteria and forms, against its parent on the search set; `images`, `calls`: spent when it was scored."
+    """One system prompt and what became of it.
+
+    `search`, `validation`: share of wishes fulfilled; `fixed`, `broken`: criteria and forms,
+    against its parent on the search set; `images`, `calls`: spent when it was scored.
+    """
 
     number: int
     round: int
@@ -197,30 +204,34 @@ class Candidate:
     calls: int = 0
 
 
-def fixed_and_broken(wishes, before, after) -> tuple:
-    "(fixed, broken): criteria of facts that hold now and did not, or the reverse, with the forms of the wishes concerned; two dicts of counts."
-    out = Counter(), Counter()
+def fixed_and_broken(wishes, before, after) -> tuple[dict, dict]:
+    """(fixed, broken), two dicts of counts.
+
+    Criteria of facts that hold now and did not, or the reverse, with the forms of the wishes
+    concerned.
+    """
+    out = Counter(), Counter()  # broken, fixed
     for w, a, b in zip(wishes, before, after):
         for f, x, y in zip(w.facts, a, b):
             if x != y:
-                out[x][f.what] += 1
+                out[y][f.what] += 1
         if all(a) != all(b):
-            out[all(a)][w.form] += 1
-    return dict(out[0]), dict(out[1])
+            out[all(b)][w.form] += 1
+    return dict(out[1]), dict(out[0])
 
-
+# %% ../../nbs/10_reasoner/search.ipynb #5ac591cd
 class Search:
-    "The state of a search; `run()` goes through the rounds. `log(line)` is told of each candidate that is kept."
+    """The state of a search; `run()` goes through the rounds.
+
+    `log(line)` is told of each candidate that is kept.
+    """
 
     def __init__(self, studio: Studio, proposer, start: str, config: SearchConfig, out, log=print):
-        self.studio, self.proposer, self.config, self.out, self.log = (
-            studio,
-            proposer,
-            config,
-            Path(out),
-            log,
-        )
-        self.sets, self.all, self.found, self.stopped, self.rounds = config.sets(), [], {}, None, []
+        self.studio, self.proposer, self.config, self.log = studio, proposer, config, log
+        self.out = Path(out)
+        self.sets = config.sets()
+        self.all, self.found, self.rounds = [], {}, []
+        self.stopped = None
         self.each = studio.make(start).calls  # requests to a language model for each wish
         self.root = self.trial(Proposal(start, (), ""), None, 0)
         self.root.edit, self.root.kept, self.root.reason = "start", True, "the start"
@@ -228,14 +239,18 @@ class Search:
         self.beam, self.best = [self.root], [self.root]
 
     def score(self, c: Candidate, name: str) -> float:
-        "Share of the wishes of a set that are fulfilled with a candidate; outcomes and texts are kept in `found`."
+        """Share of the wishes of a set that are fulfilled with a candidate.
+
+        Outcomes and texts are kept in `found`.
+        """
         wishes = self.sets[name]
         texts = [r.prompt for r in self.studio.rewrites(c.system, wishes)]
         self.found[c.number, name] = texts, self.studio.outcomes(wishes, texts)
         c.images, c.calls = self.studio.images, self.studio.calls
         return sum(self.passed(c, name)) / len(wishes)
 
-    def passed(self, c, name):
+    def passed(self, c: Candidate, name: str) -> list[int]:
+        "1 for each wish of a set that is fulfilled with a candidate, else 0."
         return passed(self.found[c.number, name][1])
 
     def trial(self, p: Proposal, parent: Candidate | None, turn: int) -> Candidate:
@@ -245,19 +260,22 @@ class Search:
         if parent:
             before, after = (self.found[x.number, "search"][1] for x in (parent, c))
             c.fixed, c.broken = fixed_and_broken(self.sets["search"], before, after)
-            c.reason = f"{'better' if c.search > parent.search else 'no better'} than its parent on the search set"
+            better = "better" if c.search > parent.search else "no better"
+            c.reason = f"{better} than its parent on the search set"
         self.all.append(c)
         self.write()
         return c
+
+    def gain(self, before: Candidate, after: Candidate) -> dict[str, float]:
+        "Gain on the validation set."
+        return paired_bootstrap(*(self.passed(c, "validation") for c in (before, after)))
 
     def validate(self, c: Candidate):
         "Score on the validation set, and keep it or not."
         c.validation = self.score(c, "validation")
         if c.parent is not None:
             parent = self.all[c.parent]
-            c.gain = paired_bootstrap(
-                self.passed(parent, "validation"), self.passed(c, "validation")
-            )
+            c.gain = self.gain(parent, c)
             c.kept = c.validation > parent.validation
             c.reason = f"validation {100 * parent.validation:.0f}% -> {100 * c.validation:.0f}%"
             if c.kept:
@@ -269,27 +287,24 @@ class Search:
         n, seen, tried = self.config.children, {c.system for c in self.all}, {}
         self.studio.spend(calls=self.proposer.calls * n)
         failures = sum_up(self.sets["search"], *self.found[parent.number, "search"])
-        for p in self.proposer(
-            parent.system, failures, n, random.Random(f"{self.config.seed} {turn} {parent.number}")
-        ):
+        rng = random.Random(f"{self.config.seed} {turn} {parent.number}")
+        for p in self.proposer(parent.system, failures, n, rng):
             if self.usable(p, seen):
                 tried[p] = self.trial(p, parent, turn)
                 yield tried[p]
-        helped = sorted(
-            (p for p, c in tried.items() if c.search > parent.search),
-            key=lambda p: -tried[p].search,
-        )
+        helped = [p for p, c in tried.items() if c.search > parent.search]
+        helped.sort(key=lambda p: -tried[p].search)
         merged = self.proposer.merge(parent.system, helped) if len(helped) > 1 else None
         if merged and self.usable(merged, seen):
             yield self.trial(merged, parent, turn)
 
     def usable(self, p: Proposal, seen: set) -> bool:
-        "Is it new, and does the reasoner take it? Raises `BudgetSpent` unless enough is left to validate what is good."
+        """Is it new, and does the reasoner take it?
+
+        Raises `BudgetSpent` unless enough is left to validate what is good.
+        """
         sizes = len(self.sets["search"]) + self.config.beam * len(self.sets["validation"])
-        if (
-            self.studio.images + sizes > self.studio.limit[0]
-            or self.studio.calls + sizes * self.each > self.studio.limit[1]
-        ):
+        if not self.studio.fits(sizes, sizes * self.each):
             raise BudgetSpent
         if p.system in seen:
             return False
@@ -301,7 +316,10 @@ class Search:
         return True
 
     def round(self, turn: int):
-        "One round; the beam and the best are those after it. When the budget ends in the middle, what was tried still counts."
+        """One round; the beam and the best are those after it.
+
+        When the budget ends in the middle, what was tried still counts.
+        """
         fresh = []
         try:
             for parent in self.beam:
@@ -310,26 +328,20 @@ class Search:
         except BudgetSpent:
             self.stopped = "the budget is spent"
         self.rounds.append(dict(round=turn, search=[c.search for c in fresh]))
-        better = sorted(
-            (c for c in fresh if c.search > self.all[c.parent].search), key=lambda c: -c.search
-        )
+        better = [c for c in fresh if c.search > self.all[c.parent].search]
+        better.sort(key=lambda c: -c.search)
         for c in better[: self.config.beam]:
             self.validate(c)  # room for this was left, see `usable`
-        self.beam = sorted(
-            (c for c in {id(c): c for c in self.beam + fresh}.values() if c.kept),
-            key=lambda c: (-c.validation, -c.search, c.number),
-        )[: self.config.beam]
+        kept = [c for c in self.beam + fresh if c.kept]
+        kept.sort(key=lambda c: (-c.validation, -c.search, c.number))
+        self.beam = kept[: self.config.beam]
         self.best.append(self.beam[0])
 
     def noise(self) -> bool:
         "Is the gain of the last `patience` rounds within noise?"
         if len(self.best) <= self.config.patience:
             return False
-        old, new = self.best[-1 - self.config.patience], self.best[-1]
-        return (
-            paired_bootstrap(self.passed(old, "validation"), self.passed(new, "validation"))["low"]
-            <= 0
-        )
+        return self.gain(self.best[-1 - self.config.patience], self.best[-1])["low"] <= 0
 
     def run(self) -> Candidate:
         "All rounds, until the budget is spent or gains are noise; the best prompt."
@@ -340,11 +352,11 @@ class Search:
             if self.stopped:
                 break
         self.stopped = self.stopped or "all rounds done"
-        best = max(
-            (c for c in self.all if c.kept), key=lambda c: (c.validation, c.search, -c.number)
-        )
+        kept = [c for c in self.all if c.kept]
+        best = max(kept, key=lambda c: (c.validation, c.search, -c.number))
         self.log(
-            f"{self.stopped}: {len(self.all)} prompts tried, {self.studio.images} pictures; validation {100 * self.root.validation:.0f}% -> {100 * best.validation:.0f}%"
+            f"{self.stopped}: {len(self.all)} prompts tried, {self.studio.images} pictures; "
+            f"validation {100 * self.root.validation:.0f}% -> {100 * best.validation:.0f}%"
         )
         return best
 
@@ -354,7 +366,7 @@ class Search:
             Path(tmp).write_bytes(b"".join(json_bytes(asdict(c)) + b"\n" for c in self.all))
 
 # %% ../../nbs/10_reasoner/search.ipynb #614d6f00
-def family(search: Search, best: Candidate) -> list:
+def family(search: Search, best: Candidate) -> list[Candidate]:
     "The candidates from the start to the best, each the parent of the next."
     line = [best]
     while line[-1].parent is not None:
@@ -362,57 +374,70 @@ def family(search: Search, best: Candidate) -> list:
     return line[::-1]
 
 
-def arms(studio: Studio, wishes, start: str, found: str, seen=SKILLS) -> dict:
-    "{none, start, found: scores} on wishes, and the gains in pairs, in all and on the skills that the search did and did not see."
-    texts = dict(
-        none=[w.text for w in wishes],
-        **{
-            k: [r.prompt for r in studio.rewrites(s, wishes)]
-            for k, s in dict(start=start, found=found).items()
-        },
-    )
-    outcomes = {k: studio.outcomes(wishes, t) for k, t in texts.items()}
-    ok = {k: passed(o) for k, o in outcomes.items()}
+def _gains(wishes, ok: dict, seen) -> dict:
+    "{part of the wishes: {after - before: gain}}: in all, on skills seen and not seen."
     parts = {
-        "all": [True] * len(wishes),
-        "skills seen": [w.skill in seen for w in wishes],
-        "skills not seen": [w.skill not in seen for w in wishes],
+        "all": wishes,
+        "skills seen": [w for w in wishes if w.skill in seen],
+        "skills not seen": [w for w in wishes if w.skill not in seen],
     }
-    pick = lambda k, part: [x for x, there in zip(ok[k], parts[part]) if there]
-    gains = {
-        part: {
-            f"{b} - {a}": paired_bootstrap(pick(a, part), pick(b, part))
-            for a, b in (("none", "start"), ("start", "found"), ("none", "found"))
-        }
-        for part in parts
-        if any(parts[part])
-    }
-    return dict(
-        scores={
-            k: {by: scores(wishes, o, by) for by in ("skill", "form")} | dict(all=share(ok[k]))
-            for k, o in outcomes.items()
-        },
-        gains=gains,
-        drawn={k: t[::7] for k, t in texts.items()},
-    )
+    out = {}
+    for part, chosen in parts.items():
+        ids = {w.id for w in chosen}
+        pick = {arm: [x for w, x in zip(wishes, ok[arm]) if w.id in ids] for arm in ok}
+        if ids:
+            out[part] = {
+                f"{after} - {before}": paired_bootstrap(pick[before], pick[after])
+                for before, after in (("none", "start"), ("start", "found"), ("none", "found"))
+            }
+    return out
+
+
+def arms(studio: Studio, wishes, start: str, found: str, seen=SKILLS) -> dict:
+    """{none, start, found: scores} on wishes, and the gains in pairs.
+
+    Gains in all and on the skills that the search did and did not see.
+    """
+    texts = {"none": [w.text for w in wishes]}
+    for arm, system in (("start", start), ("found", found)):
+        texts[arm] = [r.prompt for r in studio.rewrites(system, wishes)]
+    outcomes = {arm: studio.outcomes(wishes, t) for arm, t in texts.items()}
+    ok = {arm: passed(o) for arm, o in outcomes.items()}
+    table = {}
+    for arm, o in outcomes.items():
+        table[arm] = {by: scores(wishes, o, by) for by in ("skill", "form")}
+        table[arm]["all"] = share(ok[arm])
+    drawn = {arm: t[::7] for arm, t in texts.items()}
+    return dict(scores=table, gains=_gains(wishes, ok, seen), drawn=drawn)
+
+
+def _on_others(search: Search, best: Candidate, pipes: dict) -> dict:
+    "The three arms on other pipelines: {name: arms}."
+    studio, config, out = search.studio, search.config, {}
+    for i, (name, pipe) in enumerate(pipes.items()):
+        left = config.images - studio.images, config.calls - studio.calls
+        other = Studio(pipe, studio.make, search.out / f"also-{i}", left, config.steps)
+        other.said = studio.said
+        held_out = search.sets["held-out"]
+        out[name] = arms(other, held_out, search.root.system, best.system, config.skills)
+        studio.spend(other.images, other.calls)
+    return out
+
+
+def _round_rows(search: Search) -> list[dict]:
+    "Per round the best on validation, and the scores of the candidates on the search set."
+    tried = [[search.root.search], *(r["search"] for r in search.rounds)]
+    return [
+        dict(round=i, best=c.validation, search=scored)
+        for i, (c, scored) in enumerate(zip(search.best, tried))
+    ]
 
 
 def search_report(search: Search, best: Candidate, pipes: dict) -> dict:
     "What the search came to, as plain data. pipes: {name: other pipeline}."
     studio, config, wishes = search.studio, search.config, search.sets["held-out"]
     mine = arms(studio, wishes, search.root.system, best.system, config.skills)
-    others = {}
-    for i, (name, pipe) in enumerate(pipes.items()):
-        other = Studio(
-            pipe,
-            studio.make,
-            search.out / f"also-{i}",
-            (config.images - studio.images, config.calls - studio.calls),
-            config.steps,
-        )
-        other.said = studio.said
-        others[name] = arms(other, wishes, search.root.system, best.system, config.skills)
-        studio.spend(other.images, other.calls)
+    others = _on_others(search, best, pipes)
     line = [
         dict(edit=c.edit, fixed=c.fixed, broken=c.broken, validation=c.validation)
         for c in family(search, best)
@@ -426,179 +451,63 @@ def search_report(search: Search, best: Candidate, pipes: dict) -> dict:
         start=search.root.system,
         found=best.system,
         line=line,
-        rounds=[
-            dict(
-                round=i,
-                best=c.validation,
-                search=search.rounds[i - 1]["search"] if i else [c.search],
-            )
-            for i, c in enumerate(search.best)
-        ][: len(search.rounds) + 1],
+        rounds=_round_rows(search),
         also=others,
         **mine,
     )
 
-
+# %% ../../nbs/10_reasoner/search.ipynb #49fa32fd
 def pipeline_fingerprint(pipe) -> str:
     "A number that changes with the weights."
-    return (
-        f"{sum(p.detach().double().abs().sum().item() for p in pipe.transformer.parameters()):.6f}"
-    )
+    sizes = [p.detach().double().abs().sum().item() for p in pipe.transformer.parameters()]
+    return f"{sum(sizes):.6f}"
 
 
 def search_prompt(
     pipe,
-    make,
+    make: Callable,
     proposer,
     start: str,
     out,
     config: SearchConfig | None = None,
-    plan=None,
-    pipes=None,
-    notes=None,
+    plan: dict | None = None,
+    pipes: dict | None = None,
+    notes: dict | None = None,
     log=print,
 ) -> dict:
-    """Search from the system prompt `start` into folder `out`: candidates.jsonl, drawn.jsonl, rewrites.jsonl, found.txt, result.json; the result. A stopped run goes on exactly.
+    """Search from the system prompt `start` into folder `out`; the result. It goes on exactly.
 
-    `make(system) -> Reasoner`; `proposer`: `RuleProposer` or `EndpointProposer`; `plan`: further settings that must be the same to go on; `notes`: what else to write into the result; `pipes`: {name of `config.also`: pipeline}.
-    ConfigError if the folder was begun with other settings."""
+    The folder gets candidates.jsonl, drawn.jsonl, rewrites.jsonl, found.txt and result.json.
+    `make(system) -> Reasoner`; `proposer`: `RuleProposer` or `EndpointProposer`; `plan`: further
+    settings that must be the same to go on; `notes`: what else to write into the result; `pipes`:
+    {name of `config.also`: pipeline}. ConfigError if the folder was begun with other settings.
+    """
     config, began = config or SearchConfig(), time.monotonic()
-    keep_plan(
-        out, dict(plan or {}, weights=pipeline_fingerprint(pipe), start=start, **config.to_dict())
-    )
-    kept_for_report = 2 * make(start).calls * config.held_out * len(SKILLS)
-    studio = Studio(
-        pipe,
-        make,
-        out,
-        (config.images - config.report_images, config.calls - kept_for_report),
-        config.steps,
-    )
+    settings = dict(plan or {}, weights=pipeline_fingerprint(pipe), start=start)
+    keep_plan(out, settings | config.to_dict())
+    report_calls = 2 * make(start).calls * config.held_out * len(SKILLS)
+    limit = config.images - config.report_images, config.calls - report_calls
+    studio = Studio(pipe, make, out, limit, config.steps)
     try:
         search = Search(studio, proposer, start, config, out, log)
     except BudgetSpent:
         raise ConfigError(
-            f"SearchConfig.calls={config.calls}: not enough to score the first prompt and for the report; raise it, or make the sets smaller"
+            f"SearchConfig.calls={config.calls}: not enough to score the first prompt and for "
+            "the report; raise it, or make the sets smaller"
         ) from None
     best = search.run()
     studio.limit = config.images, config.calls
-    result = search_report(search, best, pipes or {}) | dict(
-        plan or {}, **notes or {}, seconds=round(time.monotonic() - began)
-    )
-    for name, text in (
-        ("found.txt", best.system + "\n"),
-        ("result.json", json.dumps(result, ensure_ascii=False, indent=1)),
-    ):
-        with atomic_write(Path(out) / name) as tmp:
-            Path(tmp).write_text(text, "utf8")
+    result = search_report(search, best, pipes or {}) | dict(plan or {}, **notes or {})
+    result["seconds"] = round(time.monotonic() - began)
+    _write_result(out, best.system, result)
     return result
 
-# %% ../../nbs/10_reasoner/search.ipynb #0b8d6ea3
-_CELL = "{:.0f} ({:.0f} to {:.0f})"
-_ARMS = dict(none="none", start="by hand", found="found by search")
 
-
-def _mean(rows) -> str:
-    "Scores of several seeds in percent: mean, lowest and highest; of one seed its 95% interval."
-    if len(rows) == 1:
-        return _CELL.format(*(100 * rows[0][k] for k in ("score", "low", "high")))
-    values = [100 * r["score"] for r in rows]
-    return _CELL.format(sum(values) / len(values), min(values), max(values))
-
-
-def _own_pictures(r):
-    return r["images"] - 3 * r["config"]["held_out"] * len(SKILLS) * len(
-        r["config"]["also"]
-    )  # without those of other pipelines
-
-
-def search_table(results: list) -> str:
-    "Markdown: share of held-out wishes fulfilled without a reasoner and, for each reasoner in the results, with the start prompt and the one found; mean (lowest to highest seed), or the 95% interval of one seed."
-    lines = [
-        "| reasoner | system prompt | fulfilled, % | gain over no reasoner, points | seeds | pictures of a search |",
-        "|---|---|---|---|---:|---:|",
-    ]
-    for name in dict.fromkeys(r["reasoner"] for r in results):
-        mine = [r for r in results if r["reasoner"] == name]
-        for arm, label in _ARMS.items():
-            if arm == "none" and name != results[0]["reasoner"]:
-                continue
-            gains = [r["gains"]["all"][f"{arm} - none"] for r in mine] if arm != "none" else []
-            gain = (
-                _mean([dict(score=g["gain"], low=g["low"], high=g["high"]) for g in gains])
-                if gains
-                else ""
-            )
-            lines.append(
-                f"| {name if arm != 'none' else 'none'} | {label if arm != 'none' else ''} | {_mean([r['scores'][arm]['all'] for r in mine])} | {gain} | {len(mine)} | {max(map(_own_pictures, mine)) if arm == 'found' else ''} |"
-            )
-    return "\n".join(lines)
-
-
-def transfer_table(results: list) -> str:
-    "Markdown: the three arms on the pipeline of the search and on those of `also`, and what share of the gain stays."
-    lines = [
-        "| pipeline | none, % | by hand, % | found, % | share of the gain that stays, % |",
-        "|---|---|---|---|---|",
-    ]
-    for r in results:
-        gain = lambda x: x["gains"]["all"]["found - none"]["gain"]
-        for name, x in {r.get("model", "searched on"): r, **r["also"]}.items():
-            lines.append(
-                f"| {name} | "
-                + " | ".join(_mean([x["scores"][a]["all"]]) for a in _ARMS)
-                + f" | {100 * gain(x) / gain(r):.0f} |"
-                if gain(r)
-                else " | |"
-            )
-    return "\n".join(lines)
-
-
-def draw_search(results: list):
-    "Figure: per search, candidates on the search set round by round, and the best on validation."
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(
-        1,
-        len(results),
-        figsize=(4.2 * len(results), 2.8),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax, r in zip(axes[0], results):
-        for row in r["rounds"]:
-            ax.scatter(
-                [row["round"]] * len(row["search"]),
-                [100 * s for s in row["search"]],
-                s=12,
-                color="0.6",
-                label=None if row["round"] else "tried, on the search set",
-            )
-        ax.step(
-            [row["round"] for row in r["rounds"]],
-            [100 * row["best"] for row in r["rounds"]],
-            where="post",
-            color="tab:blue",
-            label="best so far, on validation",
-        )
-        ax.axhline(
-            100 * r["scores"]["found"]["all"]["score"],
-            color="tab:green",
-            ls="--",
-            lw=1,
-            label="found, held out",
-        )
-        ax.axhline(
-            100 * r["scores"]["none"]["all"]["score"],
-            color="tab:red",
-            ls=":",
-            lw=1,
-            label="no reasoner, held out",
-        )
-        ax.set(xlabel="round", title=f"{r['reasoner']}, seed {r['config']['seed']}")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0][0].set(ylabel="fulfilled, %", ylim=(0, 100))
-    axes[0][-1].legend(fontsize=6, loc="lower right")
-    plt.close(fig)
-    return fig
+def _write_result(out, found: str, result: dict):
+    texts = {
+        "found.txt": found + "\n",
+        "result.json": json.dumps(result, ensure_ascii=False, indent=1),
+    }
+    for name, text in texts.items():
+        with atomic_write(Path(out) / name) as tmp:
+            Path(tmp).write_text(text, "utf8")

