@@ -18,8 +18,9 @@ from lens_ref.dit.solvers import sigma_schedule
 from lens_ref.rl.nft import kl_to, nft_loss, optimality, useful
 from lens_ref.pretrain.pipeline import LensPipeline, draw_noise, velocity_field
 from lens_ref.rl.judges import ExactJudge
-from lens_ref.rl.prompts import toy_prompts
-from lens_ref.rl.rollouts import RLConfig, draw_rollout, stream
+from lens_ref.rl.scene_prompts import toy_prompts
+from lens_ref.rl.config import RLConfig
+from lens_ref.rl.policies import draw_rollout, stream
 
 GROUP, GRID, DISTANCES = 4, (4, 4), (0.003, 0.012, 0.04)
 

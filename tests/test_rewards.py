@@ -1,4 +1,4 @@
-"""RL prompts and judges: files with faults, plans, a writer and a judge behind a server that misbehaves, scores that are not there."""
+"""RL prompts and judges: faulty files, plans, servers that misbehave, scores that are not there."""
 
 import base64
 import io
@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lens_ref.rl import judges as rewards
 from lens_ref.rl import prompts as P
+from lens_ref.rl import scene_prompts as T
+from lens_ref.rl import writer as W
 from lens_ref.clients.chat import EndpointConfig, EndpointError
 from lens_ref.cli.main import main
 from lens_ref.core.config import ConfigError, DataError
@@ -32,7 +33,8 @@ from lens_ref.rl.judges import (
     agreement,
     parse_digit,
 )
-from lens_ref.rl.prompts import STRUCTURE, RLPrompt, read_prompts, toy_prompts, write_prompts
+from lens_ref.rl.prompts import STRUCTURE, RLPrompt, read_prompts, write_prompts
+from lens_ref.rl.scene_prompts import toy_prompts
 from lens_ref.data.drawing import render
 from lens_ref.data.world import SKILLS, Scene, Sign, Thing
 
@@ -72,7 +74,7 @@ def test_toy_prompts_survive_a_file_and_are_fit_for_training(tmp_path):
         SKILLS, 100
     ) and {p.skill for p in toy_prompts(10, 0, ["text", "two"])} == {"text", "two"}
     assert all(
-        set(P.scene_criteria(p.scene)) == set(p.rubric) and len(p.criteria) <= 11 for p in prompts
+        set(T.scene_criteria(p.scene)) == set(p.rubric) and len(p.criteria) <= 11 for p in prompts
     )
 
 
@@ -183,14 +185,14 @@ def test_files_that_are_no_files_of_prompts(tmp_path):
 
 
 def test_taxonomy_and_plan_are_balanced(tmp_path):
-    items = P.read_taxonomy()
+    items = W.read_taxonomy()
     assert (
         len(items) >= 400
         and len({i.name.casefold() for i in items}) == len(items)
         and {i.category for i in items} == set(P.CATEGORIES)
     )
     for n in (1, 37, 2003):
-        rows = P.plan_prompts(n, 1)
+        rows = W.plan_prompts(n, 1)
         counts = Counter(r.category for r in rows)
         assert (
             len(rows) == n == len({r.id for r in rows})
@@ -199,8 +201,8 @@ def test_taxonomy_and_plan_are_balanced(tmp_path):
     assert {len(r.dimensions) for r in rows} == {1, 2, 3, 4} and min(
         Counter(d for r in rows for d in r.dimensions).values()
     ) > 0.9 * max(Counter(d for r in rows for d in r.dimensions).values())
-    first = P.plan_prompts(400, 1)
-    assert len({r.item for r in first}) == 400 and first != P.plan_prompts(
+    first = W.plan_prompts(400, 1)
+    assert len({r.item for r in first}) == 400 and first != W.plan_prompts(
         400, 2
     )  # no item twice before its category is used up
     subs = Counter((r.category, r.subcategory) for r in first)
@@ -216,7 +218,7 @@ def test_taxonomy_and_plan_are_balanced(tmp_path):
     ]:
         (tmp_path / "t.tsv").write_text(text)
         with pytest.raises(DataError, match=said):
-            P.read_taxonomy(tmp_path / "t.tsv")
+            W.read_taxonomy(tmp_path / "t.tsv")
 
 
 def test_near_duplicates():
@@ -224,7 +226,7 @@ def test_near_duplicates():
     texts = [" ".join(f"w{rng.randrange(999)}" for _ in range(40)) for _ in range(30)]
     changed = texts[4].split()
     changed[7] = "else"
-    assert P.near_duplicates(texts) == {} and P.near_duplicates(
+    assert W.near_duplicates(texts) == {} and W.near_duplicates(
         [*texts, " ".join(changed), texts[2].upper()]
     ) == {30: 4, 31: 2}
 
@@ -234,7 +236,7 @@ def test_near_duplicates():
 
 def story(q, body):
     "A writer that does as it is told: text with the subject, rubric with what is quoted."
-    if body["messages"][0]["content"] == P.RUBRIC_WRITER:
+    if body["messages"][0]["content"] == W.RUBRIC_WRITER:
         return json.dumps(
             dict(
                 criteria=[
@@ -250,8 +252,8 @@ def story(q, body):
 
 
 def test_writer_loses_nothing_to_a_bad_server_and_a_second_run_pays_nothing(tmp_path):
-    plan = P.plan_prompts(30)
-    ask = [P._ask_text(r) for r in plan]
+    plan = W.plan_prompts(30)
+    ask = [W._ask_text(r) for r in plan]
     script = {
         ask[1]: ["500", "drop"],
         ask[2]: ["429:0.1"],
@@ -278,7 +280,7 @@ def test_writer_loses_nothing_to_a_bad_server_and_a_second_run_pays_nothing(tmp_
 
     cache = tmp_path / "answers.sqlite"
     with FakeEndpoint(script, answer, hang=2) as server:
-        prompts, report = P.write_prompts_with(client(server, cache), plan)
+        prompts, report = W.write_prompts_with(client(server, cache), plan)
         lost = {d["id"]: d["stage"] for d in report["dropped"]}
         assert lost == {plan[6].id: "prompt", plan[9].id: "prompt", plan[13].id: "duplicate"} and [
             p.id for p in prompts
@@ -289,7 +291,7 @@ def test_writer_loses_nothing_to_a_bad_server_and_a_second_run_pays_nothing(tmp_
             and "refus" in next(d["reason"] for d in report["dropped"] if d["id"] == plan[6].id)
         )
         before = len(server.calls)
-        again, _ = P.write_prompts_with(client(server, cache), plan)
+        again, _ = W.write_prompts_with(client(server, cache), plan)
         new = server.calls[before:]
         assert {c["question"] for c in new} == {
             ask[9],
@@ -381,7 +383,7 @@ SCENE = Scene((CAT, BELL), "beach", None)
     ],
 )
 def test_exact_judge_fails_what_is_wrong_and_nothing_else(drawn, fails):
-    prompt = RLPrompt("x", "animal", "cat", "cat", ("color",), "t", P.toy_rubric(SCENE), SCENE)
+    prompt = RLPrompt("x", "animal", "cat", "cat", ("color",), "t", T.toy_rubric(SCENE), SCENE)
     (v,) = ExactJudge()(pictures(drawn), [prompt])
     assert None not in v.scores.values() and {k for k, s in v.scores.items() if s == 0} == fails
 
@@ -390,7 +392,7 @@ def test_a_sign_nobody_asked_for_is_not_sound():
     scene = replace(SCENE, things=(CAT,))
     (v,) = ExactJudge()(
         pictures(replace(scene, sign=Sign("HI", "red", "bottom"))),
-        [RLPrompt("x", "animal", "cat", "cat", ("color",), "t", P.toy_rubric(scene), scene)],
+        [RLPrompt("x", "animal", "cat", "cat", ("color",), "t", T.toy_rubric(scene), scene)],
     )
     assert {k for k, s in v.scores.items() if s == 0} == {STRUCTURE[0]}
 
@@ -680,8 +682,3 @@ def test_close_waits_for_what_runs_and_drops_the_rest():
     time.sleep(0.05)
     background.close()
     assert len(done) == 1 and futures[0].result() == [] and all(f.cancelled() for f in futures[1:])
-
-
-def test_the_interface_of_the_rl_loop_is_in_one_module():
-    for name in "RLPrompt read_prompts write_prompts STRUCTURE Verdict ExactJudge EndpointJudge OcrJudge ScorerJudge toy_prompts Overlapped agreement".split():
-        assert name in rewards.__all__ and hasattr(rewards, name)

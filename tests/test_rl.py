@@ -1,4 +1,4 @@
-"""Reinforcement learning: exact resume, groups that teach nothing, pictures without a verdict, fooled judges, several processes, the command."""
+"""Reinforcement learning: exact resume, useless groups, missing verdicts, fooled judges."""
 
 import json
 import math
@@ -15,23 +15,26 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lens_ref.core import runs
-from lens_ref.dit import solvers as dit_solvers
-from lens_ref.rl import nft as N
-from lens_ref.rl import stage as R
-from lens_ref.rl import rollouts as O
 from lens_ref.cli.main import main
+from lens_ref.core import runs
 from lens_ref.core.config import ConfigError, DataError
 from lens_ref.core.files import data_path
-from lens_ref.dit.presets import preset
-from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
-from lens_ref.core.parallel import together
-from lens_ref.pretrain.pipeline import LensPipeline
-from lens_ref.rl.judges import Verdict
-from lens_ref.rl.prompts import toy_prompts
-from lens_ref.core.runs import checkpoints, read_checkpoint
 from lens_ref.core.averages import trainable
 from lens_ref.core.loop import lr_at, run_state
+from lens_ref.core.parallel import together
+from lens_ref.core.runs import checkpoints, read_checkpoint
+from lens_ref.dit import solvers as dit_solvers
+from lens_ref.dit.presets import preset
+from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
+from lens_ref.pretrain.pipeline import LensPipeline
+from lens_ref.rl import grpo as G
+from lens_ref.rl import nft as N
+from lens_ref.rl import run as C
+from lens_ref.rl import stage as R
+from lens_ref.rl.config import RLConfig
+from lens_ref.rl.judges import Verdict
+from lens_ref.rl.policies import local
+from lens_ref.rl.scene_prompts import toy_prompts
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {}
@@ -76,7 +79,7 @@ def bright(images, prompts):
 
 
 def config(**changes):
-    return O.RLConfig.preset(
+    return RLConfig.preset(
         "toy",
         **{
             **dict(
@@ -129,11 +132,11 @@ def state(run):
     }
 
 
-# ---------------------------------------------------------------------------------------------- the maths
+# ---- the maths
 
 
 def test_optimum_on_a_discrete_toy_is_the_closed_form():
-    "Four samples seen at one x_t, any r and beta: gradient descent on the plain loss ends at (1/beta) mean((2r - 1)(u - v_old))."
+    "Four samples seen at one x_t: the plain loss is least at (1/beta) mean((2r - 1)(u - v_old))."
     g = torch.Generator().manual_seed(0)
     x_t, t, r = (
         torch.randn(1, 3, generator=g, dtype=torch.float64).expand(4, 3),
@@ -156,6 +159,22 @@ def test_optimum_on_a_discrete_toy_is_the_closed_form():
             step, torch.autograd.grad(loss(), delta)[0]
         )  # a parabola: one Newton step is exact
         torch.testing.assert_close(best, ((2 * r - 1)[:, None] * (u - v_old)).mean(0) / beta)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_beta_does_not_matter_where_the_old_policy_is_the_trained_one(adaptive):
+    "The first update of a round: both sides are the old velocity, and the factor 1/beta cancels."
+    g = torch.Generator().manual_seed(2)
+    x_t, x0, v_old = torch.randn(3, 5, 4, generator=g, dtype=torch.float64)
+    t, r = torch.rand(2, 5, generator=g, dtype=torch.float64)
+
+    def gradient(v, beta):
+        v = v.clone().requires_grad_()
+        loss = N.nft_loss(v, v_old, x_t, x0, t + 0.1, r, beta, adaptive).sum()
+        return torch.autograd.grad(loss, v)[0]
+
+    torch.testing.assert_close(gradient(v_old, 0.1), gradient(v_old, 2.0))
+    assert (gradient(v_old + 1, 0.1) - gradient(v_old + 1, 2.0)).abs().max() > 0.1
 
 
 def test_adaptive_weight_is_a_constant_and_never_divides_by_zero():
@@ -208,7 +227,7 @@ def test_rewards_that_are_missing_or_equal():
 
 
 def test_grpo_of_one_step_is_the_policy_gradient():
-    "In one dimension: the gradient of the first inner step is -A d log p / d v, from the normal density."
+    "In one dimension the gradient of the first inner step is -A d log p / d v."
     g = torch.Generator().manual_seed(1)
     x, z, t, t_next, adv = (
         *torch.randn(2, 6, 1, generator=g),
@@ -217,19 +236,19 @@ def test_grpo_of_one_step_is_the_policy_gradient():
         torch.tensor([1.0, -1, 2, 0, 0.5, -2]),
     )
     v = torch.zeros(6, 1, requires_grad=True)
-    new = N.sde_step(v.detach(), x, t, t_next, z)
-    mean, std = N.sde_mean_std(v, x, t, t_next)
-    log_p = N.log_prob(new, mean, std)
-    (grad,) = torch.autograd.grad(N.grpo_loss(log_p, log_p.detach(), adv).sum(), v)
+    mean, std = G.sde_mean_std(v, x, t, t_next)
+    new = mean.detach() + std[:, None] * z
+    log_p = G.log_prob(new, mean, std)
+    (grad,) = torch.autograd.grad(G.grpo_loss(log_p, log_p.detach(), adv).sum(), v)
     s = 0.7 * (0.8 / 0.2) ** 0.5
     gain = -0.2 * (1 + s**2 * 0.2 / 1.6)  # d mean / d v
     torch.testing.assert_close(grad[:, 0], -adv * z[:, 0] * gain / std)
     assert torch.isfinite(
-        N.sde_mean_std(x, x, torch.ones(6), t_next)[1]
+        G.sde_mean_std(x, x, torch.ones(6), t_next)[1]
     ).all()  # t = 1 divides by 1 - t_next
 
 
-# ---------------------------------------------------------------------------------------------- settings
+# ---- settings
 
 
 @pytest.mark.parametrize(
@@ -259,7 +278,7 @@ def test_impossible_setting_is_named(field, changes):
 
 def test_rate_falls_to_nothing_over_the_last_share_of_the_rounds():
     rates = lambda **c: [
-        lr_at(i, O.RLConfig.preset("toy", steps=10, lr=1.0, updates=2, **c).train_config())
+        lr_at(i, RLConfig.preset("toy", steps=10, lr=1.0, updates=2, **c).train_config())
         for i in range(20)
     ]
     assert rates() == [1.0] * 20 and rates(decay=1.0) == pytest.approx(
@@ -269,12 +288,12 @@ def test_rate_falls_to_nothing_over_the_last_share_of_the_rounds():
 
 
 def test_skills_of_the_prompts_may_be_named_and_named_twice():
-    train, held = R.choose_prompts(
+    train, held = C.choose_prompts(
         "toy", 0, n=40, held_out=6, skills=("single", "position", "position")
     )
     count = [sum(p.skill == k for p in train) for k in ("single", "position")]
     assert count == [14, 26] and [p.skill for p in held] == ["single", "position"] * 3
-    assert {p.skill for p in R.choose_prompts("toy", 0, n=14)[0]} == {
+    assert {p.skill for p in C.choose_prompts("toy", 0, n=14)[0]} == {
         "single",
         "two",
         "counting",
@@ -287,13 +306,13 @@ def test_skills_of_the_prompts_may_be_named_and_named_twice():
 
 def test_several_processes_do_not_share_a_gpu(tmp_path):
     with pytest.raises(ConfigError, match="workers: 2 processes cannot share the device cuda"):
-        R.rl(
+        C.rl(
             tmp_path,
             data_path("toy"),
             config(),
             PROMPTS,
             HELD,
-            R.exact_judge,
+            C.exact_judge,
             workers=2,
             device="cuda",
         )
@@ -301,7 +320,7 @@ def test_several_processes_do_not_share_a_gpu(tmp_path):
 
 
 def test_lens_preset_has_the_papers_numbers():
-    c = O.RLConfig.preset("lens")
+    c = RLConfig.preset("lens")
     assert (
         c.steps,
         c.prompts,
@@ -322,9 +341,17 @@ def test_lens_preset_has_the_papers_numbers():
         and (1024, 1024) in c.sizes
         and all(abs(h * w / 1024**2 - 1) < 0.06 for h, w in c.sizes)
     )
-    assert O.RLConfig.from_dict(json.loads(json.dumps(c.to_dict()))) == c
+    assert RLConfig.from_dict(json.loads(json.dumps(c.to_dict()))) == c
     with pytest.raises(ConfigError, match="no preset"):
-        O.RLConfig.preset("huge")
+        RLConfig.preset("huge")
+
+
+def test_the_parts_of_the_settings_are_one_flat_list_of_keys():
+    "Saved settings and the command's JSON know no parts; each part checks its own fields."
+    c = RLConfig.preset("toy", images=4, beta=0.5)
+    flat = json.loads(json.dumps(c.to_dict()))
+    assert RLConfig.from_dict(flat) == c and not any(isinstance(v, dict) for v in flat.values())
+    assert len(flat) == 36 and {"images", "beta", "alarm"} < set(flat)
 
 
 def test_run_is_refused_before_it_draws():
@@ -332,11 +359,11 @@ def test_run_is_refused_before_it_draws():
         new(config(), prompts=PROMPTS[:1])
 
 
-# ---------------------------------------------------------------------------------------------- a round
+# ---- a round
 
 
 def table(values):
-    "A judge that gives fixed rewards by prompt and image: `values[p][k]`, None = no verdict. It sees chunks, so it counts."
+    "Gives fixed rewards by prompt and image: `values[p][k]`, None = no verdict. It sees chunks."
     seen = {}
 
     def judge(images, prompts):
@@ -422,7 +449,7 @@ def test_judge_that_never_answers_stops_the_run_and_leaves_the_checkpoint(tmp_pa
 
 
 def test_verdicts_find_their_pictures_however_late_they_come():
-    "A judge in the background whose first answers come last gives the run of one that answers at once."
+    "Also of a judge in the background whose first answers come last."
 
     class Late:
         def __init__(self):
@@ -484,6 +511,13 @@ def test_grpo_ratio_is_one_at_the_first_update_and_not_at_the_second():
     assert first.metrics["moved"] < 1e-5 < 1e-4 < second.metrics["moved"]
 
 
+def test_with_one_update_a_round_the_trained_policy_is_the_old_one():
+    "So NFT's beta and Flow-GRPO's clip have no say in such a run; with two updates they do."
+    once, twice = (drain(new(config(updates=n, images=4, steps=3, lr=1e-2))) for n in (1, 2))
+    assert max(s.metrics["moved"] for s in once) < 1e-5
+    assert max(s.metrics["moved"] for s in twice) > 1e-4
+
+
 def test_nft_raises_the_reward_it_is_given():
     run = new(
         config(steps=25, prompts=2, images=8, mix=0, evaluate_every=25, lr=2e-3),
@@ -496,7 +530,7 @@ def test_nft_raises_the_reward_it_is_given():
     assert last["reward"] > first["reward"] + 0.02, (first["reward"], last["reward"])
 
 
-# ---------------------------------------------------------------------------------------------- LoRA
+# ---- LoRA
 
 
 def test_reference_under_lora_is_the_base_bit_for_bit():
@@ -528,7 +562,7 @@ def test_lora_checkpoint_refuses_another_base(tmp_path):
         drain(new(c.replace(steps=2), pipe=pipe(seed=5)), tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------- resume
+# ---- resume
 
 
 class Killed(BaseException):
@@ -565,7 +599,7 @@ def test_killed_while_judging_then_resumed_is_the_run_that_never_stopped(changes
 
 @pytest.mark.parametrize("changes", [dict(), dict(lora_rank=4, lora_alpha=8)], ids=["full", "lora"])
 def test_split_network_makes_the_same_run_and_resumes(changes, tmp_path):
-    "FSDP2 (a group of one process): the rounds of the plain run, and a resumed one to the bit, old policy and reference included."
+    "FSDP2 (a group of one process): the rounds of the plain run, and a resumed one to the bit."
     from lens_ref.pretrain.sharding import ParallelLearner, ScaleConfig, launched
 
     c, plain = (
@@ -574,8 +608,8 @@ def test_split_network_makes_the_same_run_and_resumes(changes, tmp_path):
     )
     drain(plain)
     own = lambda run: (
-        {n: O.local(p.detach()).clone() for n, p in trainable(run.learner.model)},
-        {n: O.local(w) for n, w in run.rollouts.policy.old.items()},
+        {n: local(p.detach()).clone() for n, p in trainable(run.learner.model)},
+        {n: local(w) for n, w in run.rollouts.policy.old.items()},
     )
     with launched("cpu"):
         split = lambda: new(
@@ -598,7 +632,7 @@ def test_split_network_makes_the_same_run_and_resumes(changes, tmp_path):
 
 
 def test_stop_between_two_updates_keeps_the_judged_round(tmp_path):
-    "The judge is not asked again for pictures that it has judged, and the result is that of a run in one go."
+    "The judge is not asked again, and the result is that of a run in one go."
     c, asked = config(updates=2, images=4, steps=2), []
     straight = new(c, held_out=[])
     drain(straight)
@@ -660,11 +694,11 @@ def test_sigterm_saves_and_sigkill_loses_nothing_before(tmp_path):
     assert steps[0] >= 3  # the second process went on where the first was stopped
 
 
-# ---------------------------------------------------------------------------------------------- alarm and time
+# ---- alarm and time
 
 
 def test_fooled_judge_stops_the_run_and_is_saved(tmp_path):
-    "Held-out rewards rise with each measurement while the independent checker's fall; training rewards are honest."
+    "Held-out rewards rise while the independent checker's fall; training rewards are honest."
     n = SimpleNamespace(judge=0, checker=0)
 
     def judge(images, prompts):
@@ -701,7 +735,7 @@ def test_minutes_end_the_run_in_order(tmp_path):
     )
 
 
-# ---------------------------------------------------------------------------------------------- several processes
+# ---- several processes
 
 
 def rounds_of(folder, changes, idle):
@@ -750,7 +784,7 @@ def test_two_processes_do_what_one_does(changes, idle, tmp_path):
     )  # with a large eps: Adam makes much of the last bit of a gradient near 0
 
 
-# ---------------------------------------------------------------------------------------------- the command
+# ---- the command
 
 
 def test_command_improves_resumes_and_records(tmp_path, capsys):
@@ -903,7 +937,7 @@ def test_command_names_the_culprit(argv, named, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("algorithm", ["nft", "grpo"])
 def test_rounds_on_a_gpu_are_those_of_the_cpu(algorithm, tmp_path):
     def rounds(device):
-        settings = O.RLConfig.preset(
+        settings = RLConfig.preset(
             "toy",
             algorithm=algorithm,
             steps=2,
@@ -912,13 +946,13 @@ def test_rounds_on_a_gpu_are_those_of_the_cpu(algorithm, tmp_path):
             rollout_steps=5,
             evaluate_every=1,
         )
-        R.rl(
+        C.rl(
             tmp_path / f"{device}_{algorithm}",
             data_path("toy"),
             settings,
             toy_prompts(8, 0),
             toy_prompts(4, 1),
-            R.exact_judge,
+            C.exact_judge,
             log=str,
             device=device,
         )

@@ -24,8 +24,8 @@ from lens_ref.dit.flow import GaussianMixture, to_x0
 from lens_ref.dit.solvers import guide, sample, sigma_schedule
 from lens_ref.core.parallel import Shard, together
 from lens_ref.pretrain.pipeline import LensPipeline
-from lens_ref.rl.prompts import toy_prompts
-from lens_ref.rl.rollouts import diversity
+from lens_ref.rl.scene_prompts import toy_prompts
+from lens_ref.rl.held_out import diversity
 from lens_ref.core.runs import InMemoryData, checkpoints
 from lens_ref.core.averages import trainable
 from lens_ref.core.loop import DivergedError, run_state

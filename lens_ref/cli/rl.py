@@ -88,7 +88,8 @@ def say_faults(path: str):
 def write_rl_prompts(a, money: dict):
     "Prompts of the toy, or of a model, into --out, and a report beside them."
     from lens_ref.core.files import atomic_write
-    from lens_ref.rl.prompts import prompt_report, report_lines, toy_prompts, write_prompts
+    from lens_ref.rl.prompts import prompt_report, report_lines, write_prompts
+    from lens_ref.rl.scene_prompts import toy_prompts
 
     if a.toy:
         prompts = toy_prompts(a.n, a.seed)
@@ -109,7 +110,7 @@ def asked_prompts(a, money: dict) -> tuple:
     "(prompts, report) of the model behind --url, with the answers it gave before and the budget."
     from lens_ref.clients.chat import EndpointConfig
     from lens_ref.clients.endpoint import Endpoint
-    from lens_ref.rl.prompts import plan_prompts, read_taxonomy, write_prompts_with
+    from lens_ref.rl.writer import plan_prompts, read_taxonomy, write_prompts_with
 
     settings = EndpointConfig(model=a.llm, urls=tuple(a.url.split(",")), **money)
     writer = Endpoint(settings, f"{a.out}.answers.sqlite")
@@ -170,8 +171,8 @@ def cmd_rl(a):
     Writes the better pipeline, its lineage with scores before and after, and the curves."""
     from lens_ref.core.checkpoints import read_index
     from lens_ref.core.files import data_path
-    from lens_ref.rl.rollouts import RLConfig
-    from lens_ref.rl.stage import choose_judge, exact_judge, rl
+    from lens_ref.rl.config import RLConfig
+    from lens_ref.rl.run import choose_judge, exact_judge, rl
 
     need_positive(a, "workers", "per_skill", "steps", "held_out")
     need_device(a.device)
@@ -199,7 +200,7 @@ def rl_prompts_of(a, config) -> tuple:
     """(prompts to learn from, held-out prompts) of --prompts and --skills.
 
     Raises `ConfigError` where the options do not go together."""
-    from lens_ref.rl.stage import choose_prompts
+    from lens_ref.rl.run import choose_prompts
 
     if a.skills and a.prompts != "toy":
         raise ConfigError(
@@ -217,7 +218,7 @@ def rl_prompts_of(a, config) -> tuple:
 
 def draw_rl_curves(out: Path):
     "OUT/curves.png of OUT/curves.json."
-    from lens_ref.rl.stage import plot_rl
+    from lens_ref.rl.watch import plot_rl
 
     curves = json.loads((out / "curves.json").read_text())
     figure = plot_rl(curves["rounds"], curves["scores"], curves["history"])
@@ -228,7 +229,7 @@ def compare_learner(pipe, model, out: Path, per_skill: int, sizes, device: str):
     "Toy GenEval before and after, printed and noted in the lineage."
     from lens_ref.pretrain.pipeline import LensPipeline
     from lens_ref.pretrain.toy import write_lineage
-    from lens_ref.rl.stage import toy_scores
+    from lens_ref.rl.run import toy_scores
 
     teacher = LensPipeline.from_pretrained(model, device=device)
     before = toy_scores(teacher, per_skill, sizes)

@@ -24,8 +24,8 @@ from ..pretrain.pipeline import LensPipeline
 from ..pretrain.toy import LineageConfig, build, write_lineage
 from ..reasoner.rules import HAND, RulesReasoner
 from ..reasoner.wishes import say_wish
-from ..rl.rollouts import RLConfig
-from ..rl.stage import choose_judge, choose_prompts, rl
+from ..rl.config import RLConfig
+from ..rl.run import choose_judge, choose_prompts, rl
 from ..turbo.config import TurboConfig
 from ..turbo.run import distill
 

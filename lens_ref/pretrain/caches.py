@@ -140,7 +140,7 @@ class CachedData:
         is read."""
         epoch, i = divmod(step, len(self) // self.batch_size)
         order = self.order(epoch)
-        places = i * self.batch_size + torch.from_uint8(list(own))
+        places = i * self.batch_size + torch.as_tensor(list(own))
         return self.pick(order.flatten(), places, int(self.lengths[order[i]].max()))
 
     def batch(self, step: int) -> dict:

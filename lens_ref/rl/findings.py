@@ -23,9 +23,9 @@ from ..core.runs import keep_plan
 from ..data.world import KINDS, SKILLS
 from ..pretrain.evaluate import evaluate
 from ..pretrain.pipeline import LensPipeline
+from .config import RLConfig
 from .judges import ExactJudge
-from .prompts import toy_prompts
-from .rollouts import RLConfig
+from .scene_prompts import toy_prompts
 from .stage import new_run, reinforce
 
 # %% ../../nbs/09_rl/findings.ipynb #09e00006
@@ -39,11 +39,12 @@ def about(prompt) -> set:
 
 
 def few_categories(n: int, seed: int) -> list:
-    "`n` toy prompts about `FEW` alone, the skills in turn. Raises `DataError` if they cannot be found."
+    """`n` toy prompts about `FEW` alone, the skills in turn.
+
+    Raises `DataError` if they cannot be found."""
     pool = [p for p in toy_prompts(30 * n, seed) if about(p) <= FEW]
-    out = [p for turn in zip(*([p for p in pool if p.skill == s] for s in SKILLS)) for p in turn][
-        :n
-    ]
+    by_skill = [[p for p in pool if p.skill == s] for s in SKILLS]
+    out = [p for turn in zip(*by_skill) for p in turn][:n]
     if len(out) < n:
         raise DataError(f"few categories: only {len(out)} of {n} prompts found; ask for fewer")
     return out
@@ -76,42 +77,31 @@ class RLAblationConfig(Config):
     def validate(self):
         for k in ("steps", "round", "prompts", "held_out", "seeds", "per_skill", "grpo_lr"):
             self.need(getattr(self, k) > 0, k, "must be positive")
-        self.need(
-            self.prompts // 4 >= self.round,
-            "prompts",
-            f"must be at least {4 * self.round}: a quarter of the set must fill a round",
-        )
+        fills = f"must be at least {4 * self.round}: a quarter of the set must fill a round"
+        self.need(self.prompts // 4 >= self.round, "prompts", fills)
 
     def rl(self, arm: str, seed: int) -> RLConfig:
         "Settings of one run."
         own = dict(algorithm="grpo", lr=self.grpo_lr) if arm == "Flow-GRPO" else {}
-        return RLConfig.preset(
-            "toy",
-            **own,
-            steps=self.steps,
-            prompts=self.round,
-            images=self.images,
-            seed=seed,
-            alarm="warn",
-            evaluate_every=min(4, self.steps),
-        )
+        sizes = dict(steps=self.steps, prompts=self.round, images=self.images)
+        every = min(4, self.steps)
+        return RLConfig.preset("toy", **own, **sizes, seed=seed, alarm="warn", evaluate_every=every)
 
 
 def unguided(pipe, config: RLAblationConfig, seed: int) -> dict:
     "Toy GenEval without guidance: {skill: share}, 'overall' among them."
-    return {
-        k: round(r["score"], 4)
-        for k, r in evaluate(pipe, config.per_skill, seed, guidance_scale=1.0)[0].items()
-    }
+    table = evaluate(pipe, config.per_skill, seed, guidance_scale=1.0)[0]
+    return {k: round(r["score"], 4) for k, r in table.items()}
 
 
 def run_prompt_arm(out, arm: str, seed: int, config: RLAblationConfig, base) -> dict:
-    "Train and score one of `PROMPT_ARMS`, or only score the `base`: dict(arm, seed, prompts, seconds after each round, held_out, scores), saved in `out/<arm>_<seed>.json`."
+    """Train and score one of `PROMPT_ARMS`, or only score the `base`.
+
+    Returns dict(arm, seed, prompts, seconds after each round, held_out, scores), saved in
+    `out/<arm>_<seed>.json`."""
     torch.set_num_threads(1)  # the runs stand side by side
-    path, pipe = (
-        Path(out) / f"{arm.replace(' ', '_')}_{seed}.json",
-        LensPipeline.from_pretrained(base),
-    )
+    path = Path(out) / f"{arm.replace(' ', '_')}_{seed}.json"
+    pipe = LensPipeline.from_pretrained(base)
     if path.is_file():
         return json.loads(path.read_text())
     row = dict(arm=arm, seed=seed)
@@ -125,28 +115,15 @@ def run_prompt_arm(out, arm: str, seed: int, config: RLAblationConfig, base) -> 
 
 def trained(row: dict, pipe, config: RLAblationConfig):
     "The pipeline that the run of `row` makes of `pipe`; puts its curves into `row`."
-    prompts, clock, start = (
-        arm_prompts(row["arm"], config.prompts, row["seed"]),
-        [],
-        time.monotonic(),
-    )
-    run = new_run(
-        pipe,
-        prompts,
-        ExactJudge(),
-        config.rl(row["arm"], row["seed"]),
-        toy_prompts(config.held_out, 10_000 + row["seed"]),
-        log=_quiet,
-    )
+    arm, seed = row["arm"], row["seed"]
+    prompts, clock, start = arm_prompts(arm, config.prompts, seed), [], time.monotonic()
+    held_out = toy_prompts(config.held_out, 10_000 + seed)
+    run = new_run(pipe, prompts, ExactJudge(), config.rl(arm, seed), held_out, log=_quiet)
+    watch = run.rollouts.held_out
     for _ in reinforce(run, log=_quiet):
-        clock.append(round(time.monotonic() - start - run.rollouts.held_out.seconds, 2))
-    row |= dict(
-        prompts=len(prompts),
-        seconds=clock,
-        held_out=[
-            {k: s[k] for k in ("step", "reward", "diversity")} for s in run.rollouts.held_out.scores
-        ],
-    )
+        clock.append(round(time.monotonic() - start - watch.seconds, 2))
+    scores = [{k: s[k] for k in ("step", "reward", "diversity")} for s in watch.scores]
+    row |= dict(prompts=len(prompts), seconds=clock, held_out=scores)
     return run.improved()
 
 
@@ -154,26 +131,27 @@ def _quiet(line):
     pass
 
 # %% ../../nbs/09_rl/findings.ipynb #09e0000b
+def _told(row: dict) -> str:
+    "One line on a finished run."
+    said = f"{row['arm']}, seed {row['seed']}: toy GenEval {row['scores']['overall']:.2f}"
+    if "seconds" in row:
+        said += f" after {row['seconds'][-1] / 60:.1f} minutes"
+    return said
+
+
 def ablate_rl(out, config: RLAblationConfig | None = None, base=None, log=print) -> list[dict]:
-    "All of `PROMPT_ARMS` and the base, with all seeds, into folder `out`; the rows of `run_prompt_arm`, also saved as `out/rl.json`. `base`: folder of the pipeline that is trained. Finished runs are kept; raises `ConfigError` if they had other settings."
+    """All of `PROMPT_ARMS` and the base, with all seeds, into folder `out`.
+
+    The rows of `run_prompt_arm`, also saved as `out/rl.json`. `base`: folder of the pipeline that
+    is trained. Finished runs are kept; raises `ConfigError` if they had other settings."""
     config, base, out = config or RLAblationConfig(), base or data_path("toy"), Path(out)
     keep_plan(out, dict(what="rl", base=str(base), **config.to_dict()), ("workers",))
-    jobs, rows = (
-        [
-            (out, arm, seed, config, base)
-            for seed in range(config.seeds)
-            for arm in ("base", *PROMPT_ARMS)
-        ],
-        [],
-    )
-    with ProcessPoolExecutor(
-        min(config.workers or os.cpu_count() or 1, len(jobs)), multiprocessing.get_context("spawn")
-    ) as pool:
+    pairs = [(arm, seed) for seed in range(config.seeds) for arm in ("base", *PROMPT_ARMS)]
+    jobs, rows = [(out, arm, seed, config, base) for arm, seed in pairs], []
+    workers = min(config.workers or os.cpu_count() or 1, len(jobs))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         for row in pool.map(run_prompt_arm, *zip(*jobs)):
-            log(
-                f"{row['arm']}, seed {row['seed']}: toy GenEval {row['scores']['overall']:.2f}"
-                + (f" after {row['seconds'][-1] / 60:.1f} minutes" if "seconds" in row else "")
-            )
+            log(_told(row))
             rows.append(row)
     with atomic_write(out / "rl.json") as tmp:
         Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)))
@@ -181,53 +159,57 @@ def ablate_rl(out, config: RLAblationConfig | None = None, base=None, log=print)
 
 
 def _cell(values) -> str:
-    return f"{100 * sum(values) / len(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+    mean = 100 * sum(values) / len(values)
+    return f"{mean:.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+
+
+def _other_skills(scores: dict) -> float:
+    return sum(scores[s] for s in SKILLS if s != "text") / (len(SKILLS) - 1)
 
 
 def rl_table(rows: list[dict]) -> str:
-    "Markdown: score of each arm in all, in text and in the other skills, and what its held-out reward gained, mean (lowest to highest seed); minutes."
-    lines = [
-        "| trained on | prompts | overall | text | other skills | held-out reward gained | minutes |",
-        "|---|---:|---|---|---|---|---:|",
-    ]
+    """Markdown: a line for each arm, mean (lowest to highest seed).
+
+    Score in all, in text and in the other skills, what its held-out reward gained, minutes."""
+    heads = (
+        "trained on | prompts | overall | text | other skills | held-out reward gained | minutes"
+    )
+    lines = [f"| {heads} |", "|---|---:|---|---|---|---|---:|"]
     for arm in ("base", *PROMPT_ARMS):
         mine = [r for r in rows if r["arm"] == arm]
-        others = [
-            sum(r["scores"][s] for s in SKILLS if s != "text") / (len(SKILLS) - 1) for r in mine
-        ]
-        gained, took = "", ""
-        if arm != "base":
-            gained, took = (
-                _cell([r["held_out"][-1]["reward"] - r["held_out"][0]["reward"] for r in mine]),
-                f"{sum(r['seconds'][-1] for r in mine) / len(mine) / 60:.1f}",
-            )
-        lines.append(
-            f"| {arm} | {mine[0].get('prompts', '')} | {_cell([r['scores']['overall'] for r in mine])} | {_cell([r['scores']['text'] for r in mine])} | {_cell(others)} | {gained} | {took} |"
-        )
+        cells = [arm, str(mine[0].get("prompts", ""))]
+        cells += [_cell([r["scores"][k] for r in mine]) for k in ("overall", "text")]
+        cells.append(_cell([_other_skills(r["scores"]) for r in mine]))
+        if arm == "base":
+            cells += ["", ""]
+        else:
+            gained = [r["held_out"][-1]["reward"] - r["held_out"][0]["reward"] for r in mine]
+            took = sum(r["seconds"][-1] for r in mine) / len(mine) / 60
+            cells += [_cell(gained), f"{took:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def draw_race(rows: list[dict], images: int):
-    "Figure: held-out reward of NFT and Flow-GRPO, left over pictures judged (`images` a round), right over minutes; a line for each seed."
+    """Figure: held-out reward of NFT and Flow-GRPO, a line for each seed.
+
+    Left over pictures judged (`images` a round), right over minutes."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True, layout="constrained")
+    names = {"full": ("NFT", "C0"), "Flow-GRPO": ("Flow-GRPO", "C1")}
     for row in rows:
-        if row["arm"] not in ("full", "Flow-GRPO"):
+        if row["arm"] not in names:
             continue
-        steps, rewards = zip(*((s["step"], s["reward"]) for s in row["held_out"]))
-        look = dict(
-            color="C0" if row["arm"] == "full" else "C1",
-            marker="o",
-            ms=3,
-            label=None if row["seed"] else "NFT" if row["arm"] == "full" else "Flow-GRPO",
-        )
+        name, color = names[row["arm"]]
+        steps = [s["step"] for s in row["held_out"]]
+        rewards = [s["reward"] for s in row["held_out"]]
+        clock = [0, *row["seconds"]]
+        look = dict(color=color, marker="o", ms=3, label=None if row["seed"] else name)
         axes[0].plot([images * s for s in steps], rewards, **look)
-        axes[1].plot([([0] + row["seconds"])[s] / 60 for s in steps], rewards, **look)
-    (
-        axes[0].set(xlabel="pictures judged", ylabel="held-out reward"),
-        axes[1].set(xlabel="minutes, one core"),
-        axes[0].legend(fontsize=7),
-    )
+        axes[1].plot([clock[s] / 60 for s in steps], rewards, **look)
+    axes[0].set(xlabel="pictures judged", ylabel="held-out reward")
+    axes[1].set(xlabel="minutes, one core")
+    axes[0].legend(fontsize=7)
     plt.close(fig)
     return fig

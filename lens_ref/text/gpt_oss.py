@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYER_KINDS', 'TextConfig', 'RMSNorm', 'yarn_rope_table', 'rotate', 'attention_mask', 'sink_attention', 'lay_out',
-           'take_real', 'Attention', 'clamped_swiglu', 'Router', 'Experts', 'MoE', 'DecoderLayer', 'Decoder', 'GptOss',
-           'count_parameters']
+           'take_real', 'Attention', 'clamped_swiglu', 'Router', 'Experts', 'MoE', 'DecoderLayer', 'Decoder', 'GptOss']
 
 # %% ../../nbs/06_text/06_gpt_oss.ipynb #5ca46a8b
 from dataclasses import dataclass, field
@@ -97,7 +96,9 @@ class RMSNorm(nn.Module):
         self.eps, self.weight = eps, nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # Times the weight by hand: PyTorch leaves its fused path, with a warning, where the input is
+        # bf16 and the weight fp32.
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.weight
 
 # %% ../../nbs/06_text/06_gpt_oss.ipynb #1dfcb7d6
 def yarn_rope_table(length: int, dim: int, rope: dict, device=None) -> tuple[Tensor, Tensor]:
@@ -301,9 +302,3 @@ class GptOss(nn.Module):
         for x in self.residual_stream(ids, mask):
             pass
         return self.lm_head(self.model.norm(x))
-
-
-def count_parameters(config: TextConfig) -> int:
-    "Parameters of a GptOss of this size, counted without allocating it."
-    with torch.device("meta"):
-        return sum(p.numel() for p in GptOss(config).parameters())

@@ -33,8 +33,8 @@ from ..dit.solvers import sigma_schedule
 from ..pretrain.evaluate import evaluate, make_prompts
 from ..pretrain.pipeline import LensPipeline, draw_noise, velocity_field
 from ..pretrain.step import TrainConfig
-from ..rl.prompts import toy_prompts
-from ..rl.rollouts import diversity
+from ..rl.held_out import diversity
+from ..rl.scene_prompts import toy_prompts
 from .config import TurboConfig
 from .rounds import new_turbo, run_turbo, turbo_defaults
 from .run import build_parts, turbo_data, warm_up

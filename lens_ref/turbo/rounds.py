@@ -22,8 +22,9 @@ from ..core.parallel import rank, wait
 from ..core.runs import check_same, to_device
 from ..pretrain.deltas import mark
 from ..pretrain.pipeline import LensPipeline, velocity_field
+from ..rl.held_out import HeldOut
 from ..rl.judges import ExactJudge
-from ..rl.rollouts import HeldOut, local, merged
+from ..rl.policies import local, merged
 from ..rl.stage import Until
 from .config import TurboConfig
 from .distil import Discriminator, ida_update

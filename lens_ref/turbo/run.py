@@ -33,8 +33,9 @@ from ..pretrain.deltas import save_change
 from ..pretrain.pipeline import LensPipeline, draw_noise, velocity_field
 from ..pretrain.step import TrainConfig
 from ..pretrain.toy import CACHE_PARTS, missing, write_lineage
-from ..rl.prompts import toy_prompts
-from ..rl.stage import Until, device_name, shared
+from ..rl.run import device_name, shared
+from ..rl.scene_prompts import toy_prompts
+from ..rl.stage import Until
 from .config import TurboConfig
 from .rounds import TurboRun, new_turbo, run_turbo
 from .simpler import average_velocity

@@ -18,7 +18,7 @@ from ..dit.positions import per_sample
 from ..dit.solvers import sigma_schedule
 from ..pretrain.pipeline import draw_noise, unconditional, velocity_field
 from ..pretrain.step import TrainConfig
-from ..rl.rollouts import add_lora, stream
+from ..rl.policies import add_lora, stream
 from .config import TurboConfig
 from lens_ref.turbo.distil import (
     approx_r1,
