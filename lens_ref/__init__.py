@@ -2,15 +2,27 @@
 
 __version__ = "0.1.0"
 
-# What most users want, found where it is defined when it is asked for: importing the package loads nothing.
+# The documented API, found where it is defined when it is asked for: importing loads nothing.
 _NAMES = {
     "LensPipeline": "pretrain.pipeline",
     "LensTransformer2DModel": "dit.transformer",
-    "TextEncoder": "text.encoders",
     "ToyVAE": "vae.autoencoder",
+    "TextEncoder": "text.encoders",
     "data_path": "core.files",
     "load_released": "lens.released",
     "tiny_released": "lens.released",
+    "Learner": "core.loop",
+    "LoopConfig": "core.loop",
+    "TrainConfig": "pretrain.step",
+    "train": "core.loop",
+    "fit": "core.loop",
+    "Combined": "rl.judges",
+    "EndpointJudge": "rl.judges",
+    "OcrJudge": "rl.judges",
+    "ScorerJudge": "rl.judges",
+    "agreement": "rl.judges",
+    "EndpointReasoner": "reasoner.models",
+    "GptOssReasoner": "reasoner.models",
     "caption_files": "data.captioner",
     "filter_folder": "data.filters",
 }

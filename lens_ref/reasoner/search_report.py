@@ -102,7 +102,7 @@ def draw_search(results: list[dict]):
 
     n = len(results)
     fig, axes = plt.subplots(
-        1, n, figsize=(4.2 * n, 2.8), sharey=True, squeeze=False, layout="constrained"
+        1, n, figsize=(max(4.2, 2.4 * n), 2.8), sharey=True, squeeze=False, layout="constrained"
     )
     for ax, r in zip(axes[0], results):
         _draw_rounds(ax, r)

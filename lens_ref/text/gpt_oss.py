@@ -96,8 +96,7 @@ class RMSNorm(nn.Module):
         self.eps, self.weight = eps, nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Times the weight by hand: PyTorch leaves its fused path, with a warning, where the input is
-        # bf16 and the weight fp32.
+        # The weight by hand: a bf16 input and an fp32 weight would leave PyTorch's fused path.
         return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.weight
 
 # %% ../../nbs/06_text/06_gpt_oss.ipynb #1dfcb7d6
