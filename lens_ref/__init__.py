@@ -23,6 +23,7 @@ _NAMES = {
     "agreement": "rl.judges",
     "EndpointReasoner": "reasoner.models",
     "GptOssReasoner": "reasoner.models",
+    "pad_batches": "pretrain.buckets",
     "caption_files": "data.captioner",
     "filter_folder": "data.filters",
 }

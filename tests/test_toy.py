@@ -29,7 +29,7 @@ from lens_ref.pretrain.pipeline import LensPipeline, velocity_field
 from lens_ref.text.encoders import TextEncoder
 from lens_ref.text.gpt_oss import GptOss, TextConfig
 from lens_ref.text.tokenizer import TextTokenizer
-from lens_ref.vae.autoencoder import ToyVAE, train_vae
+from lens_ref.vae.autoencoder import ToyVAE
 from lens_ref.data.wording import dense_caption
 from lens_ref.data.words import LANGUAGES
 from lens_ref.data.drawing import render
@@ -338,37 +338,6 @@ def test_unreadable_picture_stops_before_training(tmp_path, capsys):
     assert (
         "7.png: not a readable image" in capsys.readouterr().err and not (tmp_path / "out").exists()
     )
-
-
-class Stop(Exception):
-    pass
-
-
-def test_autoencoder_resumes_exactly(tmp_path):
-    def train(folder=None, until=None):
-        torch.manual_seed(0)
-
-        def watch(step, *_):
-            if step + 1 == until:
-                raise Stop
-
-        return train_vae(
-            lambda step: ToyWorld().images(0, step, 2),
-            ToyVAE(width=8),
-            5,
-            callback=watch,
-            folder=folder,
-            every=2,
-        ).state_dict()
-
-    whole = train()
-    with pytest.raises(Stop):
-        train(tmp_path, until=3)
-    torch.manual_seed(1)
-    again = train(tmp_path)
-    assert all(torch.equal(v, again[k]) for k, v in whole.items())
-    with pytest.raises(ConfigError, match="settings.lr"):
-        train_vae(None, ToyVAE(width=8), 5, lr=1e-4, folder=tmp_path)
 
 
 def test_checker_sees_planted_errors():

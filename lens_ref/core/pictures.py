@@ -109,7 +109,7 @@ def _panel(fig, pic, line: str, left: float, top: float, scale: float, style: di
     "One picture and its caption, `left` and `top` inches from the corner of the figure."
     w, h = fig.get_size_inches()
     ax = fig.add_axes([left / w, 1 - (top + scale) / h, scale / w, scale / h])
-    ax.imshow(pic, cmap="gray" if pic.ndim == 2 else None)
+    ax.imshow(pic, cmap="gray" if pic.ndim == 2 else None, interpolation="nearest")
     ax.axis("off")
     x, y = (left + scale / 2) / w, 1 - (top + scale + 0.04) / h
     fig.text(x, y, line, ha="center", va="top", **style)
