@@ -519,7 +519,7 @@ def test_released_weights_are_read_again_only_for_new_prompts(checkpoint, monkey
         [],
     )
     monkeypatch.setattr(
-        "lens_ref.text.encoders.read_gpt_oss",
+        "lens_ref.text.checkpoints.read_gpt_oss",
         lambda *a, real=read_gpt_oss: reads.append(1) or real(*a),
     )
     monkeypatch.setattr(ReleasedEncoder, "packed", True)  # as MXFP4 weights, which cannot move
