@@ -26,6 +26,8 @@ _NAMES = {
     "pad_batches": "pretrain.buckets",
     "caption_files": "data.captioner",
     "filter_folder": "data.filters",
+    "tabled": "data.filters",
+    "hub_embedder": "data.duplicates",
 }
 
 
