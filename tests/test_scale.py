@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lens_ref.dit import transformer as dit_transformer
+from lens_ref.dit import presets as dit_presets
 from lens_ref.pretrain import cost as pretrain_cost
 from lens_ref.pretrain import step as pretraining
 from lens_ref.pretrain import planner as P
@@ -787,7 +787,7 @@ def test_parallelize_refuses_what_it_cannot_wrap():
 
 
 def test_planned_bytes_are_those_of_two_processes(two):
-    model = dit_transformer.DiTConfig.from_dict({k: v for k, v in T.model_config(tiny()).items()})
+    model = dit_presets.DiTConfig.from_dict({k: v for k, v in T.model_config(tiny()).items()})
     assert P.resident(P.Plan(model=model, gpus=2, parallel="fsdp")) == two.found["bytes"]
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from lens_ref.rl import policies as rl_policies
+from lens_ref.turbo import config as turbo_config
+from lens_ref.turbo import rounds as turbo_rounds
 from lens_ref.core import parallel as core_parallel
 from lens_ref.pretrain import pipeline as pretrain_pipeline
-from lens_ref.rl import rollouts as rl_rollouts
 from lens_ref.turbo import distil as D
 from lens_ref.turbo import stage as T
 from lens_ref.turbo import run as R
@@ -68,7 +70,7 @@ def data(batch_size=4, grid=(2, 2)):
 
 
 def config(**changes):
-    return T.TurboConfig.preset(
+    return turbo_config.TurboConfig.preset(
         "toy",
         **{
             **dict(
@@ -88,11 +90,11 @@ def config(**changes):
 
 
 def new(c, p=None, d=None, **kw):
-    return T.new_turbo(p or pipe(), d or data(), c, **kw)
+    return turbo_rounds.new_turbo(p or pipe(), d or data(), c, **kw)
 
 
 def drain(run, folder=None, **kw):
-    return list(T.run_turbo(run, folder, log=kw.pop("log", str), **kw))
+    return list(turbo_rounds.run_turbo(run, folder, log=kw.pop("log", str), **kw))
 
 
 def same(a, b):
@@ -228,7 +230,7 @@ def test_impossible_setting_is_named(field, changes):
 
 
 def test_lens_preset_has_the_papers_numbers():
-    c = T.TurboConfig.preset("lens")
+    c = turbo_config.TurboConfig.preset("lens")
     assert (
         c.steps,
         c.batch_size,
@@ -246,9 +248,9 @@ def test_lens_preset_has_the_papers_numbers():
         c.betas,
     ) == (1000, 32, 4, 5.0, 0.1, 0.001, 1.0, 0.1, 4, 0.03, 5e-7, 5e-7, 1e-4, (0.0, 0.9))
     assert len(c.sizes) == 27 and c.warm_steps == 0 and c.lora_rank == 0 and c.samples == 100_000
-    assert T.TurboConfig.from_dict(json.loads(json.dumps(c.to_dict()))) == c
+    assert turbo_config.TurboConfig.from_dict(json.loads(json.dumps(c.to_dict()))) == c
     with pytest.raises(ConfigError, match="no preset"):
-        T.TurboConfig.preset("huge")
+        turbo_config.TurboConfig.preset("huge")
 
 
 # ---------------------------------------------------------------------------------------------- the
@@ -294,8 +296,8 @@ def test_plain_dmd2_uses_the_guided_teacher():
     c = config(decoupled=False, rescale=False, guidance=3.0)
     run, batch = new(c), data().batch(0)
     x = torch.randn(4, 4, 32)
-    pull, _ = run.step.forces(x, 0.5, batch, [rl_rollouts.stream(i) for i in range(4)])
-    x_t, t = T.noised(x, 0.5, "any", [rl_rollouts.stream(i) for i in range(4)])
+    pull, _ = run.step.forces(x, 0.5, batch, [rl_policies.stream(i) for i in range(4)])
+    x_t, t = T.noised(x, 0.5, "any", [rl_policies.stream(i) for i in range(4)])
     v_fake = pretrain_pipeline.velocity_field(run.rounds.fake.model, *T.condition(batch))(x_t, t)
     guided = pretrain_pipeline.velocity_field(run.teacher, *T.condition(batch), 3.0, False)(x_t, t)
     plain = pretrain_pipeline.velocity_field(run.teacher, *T.condition(batch))(x_t, t)
@@ -348,7 +350,7 @@ def test_shared_weights_are_one_memory_and_equal_full_copies_at_first():
 def test_killed_run_goes_on_exactly(tmp_path):
     whole = new(config())
     drain(whole)
-    for s in T.run_turbo(new(config()), tmp_path, log=str):
+    for s in turbo_rounds.run_turbo(new(config()), tmp_path, log=str):
         if s.step == 3:
             break  # leaves the loop: saved at 3, off the beat
     again = new(config())
@@ -365,21 +367,23 @@ def test_divergence_ends_at_the_last_good_checkpoint(tmp_path):
     run = new(c)
     states = drain(run, tmp_path, log=said.append)
     assert run.diverged and "out of bounds since step" in run.diverged and "went back" in said[-1]
-    since = T.diverging([dict(step=s.step, spread=s.metrics["spread"]) for s in states], 1.6)
+    since = turbo_rounds.diverging(
+        [dict(step=s.step, spread=s.metrics["spread"]) for s in states], 1.6
+    )
     assert run.learner.step < since <= len(states) < 40
     assert all(int(p.stem.split("_")[1]) < since for p in checkpoints(tmp_path))
     assert all(torch.isfinite(p).all() for p in run.learner.model.parameters())
     with pytest.raises(DivergedError):
         drain(new(c))  # nowhere to go back to
     rows = [dict(step=i, spread=s) for i, s in enumerate([1.0, 2.0, 2.0, 1.0, 2.0, 0.1, math.nan])]
-    assert [T.diverging(rows[:n], 1.5) for n in range(1, 8)] == [None] * 6 + [
+    assert [turbo_rounds.diverging(rows[:n], 1.5) for n in range(1, 8)] == [None] * 6 + [
         4
     ]  # three running, NaN among them
 
 
 def _pair(out, c):
-    run = T.new_turbo(pipe(), Shard(data()), c)
-    for _ in T.run_turbo(run, log=str):
+    run = turbo_rounds.new_turbo(pipe(), Shard(data()), c)
+    for _ in turbo_rounds.run_turbo(run, log=str):
         pass
     if core_parallel.rank() == 0:
         torch.save(
@@ -411,14 +415,14 @@ def test_split_networks_make_the_same_run_and_resume(tmp_path):
         new(config(steps=4, eps=1e-2)),
     )
     drain(plain)
-    weights = lambda L: {n: rl_rollouts.local(p.detach()).clone() for n, p in trainable(L.model)}
+    weights = lambda L: {n: rl_policies.local(p.detach()).clone() for n, p in trainable(L.model)}
     with launched("cpu"):
         split = lambda: new(
             c, make=lambda m, tc: ParallelLearner(m, tc, fsdp), ready=lambda m: parallelize(m, fsdp)
         )
         whole, first = split(), split()
         drain(whole)
-        for s in T.run_turbo(first, tmp_path, log=str):
+        for s in turbo_rounds.run_turbo(first, tmp_path, log=str):
             if s.step == 2:
                 first.learner.save(tmp_path, first.step, first.rounds)
                 break
@@ -514,7 +518,7 @@ def test_mixed_sizes_are_drawn_in_turn(tmp_path):
     d = R.turbo_data(tmp_path, toy, c, str)
     grids = {d.batch(i)["grid"] for i in range(12)}
     assert grids == {(4, 4), (4, 6)}
-    assert all(math.isfinite(s.loss) for s in drain(T.new_turbo(toy, d, c)))
+    assert all(math.isfinite(s.loss) for s in drain(turbo_rounds.new_turbo(toy, d, c)))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -639,7 +643,7 @@ def test_whole_lineage_keeps_what_is_finished(tmp_path, monkeypatch):
 @pytest.mark.gpu
 def test_updates_on_a_gpu_start_where_the_cpus_do(tmp_path):
     def run(device):
-        settings = T.TurboConfig.preset(
+        settings = turbo_config.TurboConfig.preset(
             "toy",
             steps=2,
             batch_size=16,

@@ -149,8 +149,7 @@ def brief_caption(scene, rng) -> str:
 
 def alt_text(scene, rng) -> str:
     """What a web page might say: vague, cut short, sometimes wrong. One in four is written with
-    a random kind and one in four with a random colour, but many forms name neither: one in six
-    is false."""
+    a random kind and one in four with a random colour, but many forms name neither."""
     kind = scene.things[0].kind if scene.things else "sign"
     if rng.random() < 0.25:
         kind = rng.choice(list(KINDS))

@@ -162,10 +162,10 @@ def resident(plan: Plan) -> dict[str, int]:
 def block_bytes(plan: Plan) -> int:
     """Bytes kept of one block without checkpointing.
 
-    Per token: what goes into and out of the norms in fp32 (8 widths), the rest (9 widths, 4 of the
+    Per token: what goes into and out of the norms in fp32 (11 widths), the rest (9 widths, 4 of the
     MLP's) in the precision of the products."""
     d, h = plan.model.inner_dim, plan.model.mlp_dim
-    return plan.tokens * (4 * 8 * d + plan.width * (9 * d + 4 * h))
+    return plan.tokens * (4 * 11 * d + plan.width * (9 * d + 4 * h))
 
 # %% ../../nbs/08_pretrain/planner.ipynb #3baeba1f
 RESERVE = 4e9  # CUDA context, NCCL buffers, fragmentation: a guess
