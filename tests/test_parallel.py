@@ -104,6 +104,27 @@ def test_a_signal_to_one_stops_both(alone, tmp_path):
     assert not subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True).stdout
 
 
+def test_a_signal_to_one_stops_the_other_while_they_train_apart(tmp_path):
+    "Autoencoder and language model train side by side; a signal reaches one of them."
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY | dict(vae_steps=5000, text_steps=5000, workers=2)))
+    argv = ["train", "--config", str(config), "--out", str(tmp_path)]
+    code = f"import sys; from lens_ref.cli.main import main; sys.exit(main({argv!r}))"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    seen = set()
+    for line in child.stdout:
+        seen |= {name for name in ("vae", "text") if f"{name}  step 10/" in line}
+        if len(seen) == 2:
+            child.send_signal(signal.SIGTERM)
+            break
+    rest, _ = child.communicate(timeout=120)
+    assert child.returncode == 0
+    assert "vae stopped at step" in rest and "text stopped at step" in rest
+    for name in ("vae", "text"):
+        saved = read_checkpoint(sorted((tmp_path / f"{name}_run").glob("step_*.pt"))[-1])
+        assert 10 <= saved["step"] < 5000
+
+
 class Broken(ToyWorld):
     "Captions cannot be read: the second process meets that while the first trains the autoencoder."
 

@@ -231,16 +231,22 @@ def record(out, stage, start, **reached):
         Path(tmp).write_text(json.dumps(made, indent=1))
 
 # %% ../../nbs/08_pretrain/toy.ipynb #7c0b0003
-def follow(name, learner, step_fn, data, out, log=print, **how) -> bool:
+def follow(name, learner, step_fn, data, out, log=print, apart=False, **how) -> bool:
     """Train in `out/<name>_run` (`how`: keywords of `train`), with a line in the log now and then.
 
-    Goes on from the last checkpoint there. False if a signal stopped it."""
+    Goes on from the last checkpoint there. False if a signal stopped it, or, where two processes
+    train `apart`, if it stopped the other one."""
+    flag = out / "stopping"
     with StopSignal() as stop:
         folder = out / f"{name}_run"
         for state in train(learner, step_fn, data, folder=folder, log=log, stop=stop, **how):
             if state.step == 10 or state.step % 100 == 0:
                 log(f"{name}  " + stage_line(state, learner.config))
+            if apart and flag.exists():
+                break  # which saves
     if learner.step < learner.config.steps:
+        if apart:
+            flag.touch()
         log(f"{name} stopped at step {learner.step}; the same command goes on from there")
         return False
     return True
@@ -255,7 +261,7 @@ def stage_vae(out, config, source, log=print) -> bool:
     learner = Learner(ToyVAE().to(memory_format=torch.channels_last), recipe)
     data = ImageBatches(lambda step: source.images(config.seed, step))
     with alone():  # the language model trains in the process beside this one
-        if not follow("vae", learner, vae_step, data, out, log):
+        if not follow("vae", learner, vae_step, data, out, log, apart=True):
             return False
     vae = learner.model.eval()
     later = [data.batch(recipe.steps + i)["images"] for i in range(16)]
@@ -288,7 +294,7 @@ def stage_text(out, config, source, log=print) -> bool:
     # Its matrices are too small to share: a step takes 0.18 s on one thread and 0.28 s on two.
     torch.set_num_threads(1)
     with alone():
-        done = follow("text", learner, language_step, data, out, log)
+        done = follow("text", learner, language_step, data, out, log, apart=True)
     torch.set_num_threads(threads)
     if not done:
         return False
@@ -520,6 +526,7 @@ def build(out, config: LineageConfig | None = None, source=None, log=print):
     open_folder(out, config, source)
     if config.base:
         take_parts(out, config.base)
+    (out / "stopping").unlink(missing_ok=True)
     pipe = together(config.processes, stages, out, config, source, log)
     if pipe is None:
         return None
