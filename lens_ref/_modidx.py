@@ -454,6 +454,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'lens_ref.core.runs.status_line': ('02_core/runs.html#status_line', 'lens_ref/core/runs.py'),
                                     'lens_ref.core.runs.to_device': ('02_core/runs.html#to_device', 'lens_ref/core/runs.py'),
                                     'lens_ref.core.runs.write_checkpoint': ('02_core/runs.html#write_checkpoint', 'lens_ref/core/runs.py')},
+            'lens_ref.core.unicode': { 'lens_ref.core.unicode.clean_text': ('02_core/unicode.html#clean_text', 'lens_ref/core/unicode.py'),
+                                       'lens_ref.core.unicode.read_text': ('02_core/unicode.html#read_text', 'lens_ref/core/unicode.py')},
             'lens_ref.data.captioner': { 'lens_ref.data.captioner.Caption': ( '04_data/captioner.html#caption',
                                                                               'lens_ref/data/captioner.py'),
                                          'lens_ref.data.captioner.CaptionRules': ( '04_data/captioner.html#captionrules',
