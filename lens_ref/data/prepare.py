@@ -193,6 +193,10 @@ def prepare(
     settings = dict(filters=names, captioner=name_of(captioner) if captioner else None)
     digest = hashlib.sha256(json.dumps([rows, sizes]).encode()).hexdigest()
     check_shard_plan(out / "source.json", dict(images=digest, **settings))
+    captioned = {str(Path(source) / r["path"]) for r in rows if r["captions"]}
+    for f in filters:
+        if hasattr(f, "captioned"):
+            f.captioned = captioned
     decisions = _decisions(source, out, sizes, filters, run)
     kept = [r for r in rows if decisions[r["path"]]["kept"]]
     make = functools.partial(make_samples, str(source), captioner)
@@ -206,7 +210,9 @@ def prepare(
 # %% ../../nbs/04_data/prepare.ipynb #2d0a0002
 class NineFilters:
     """The nine filters as one stage. `scorers`: functions for nsfw, aesthetic and watermark;
-    `not_run` names the filters that go without, or, if `embed` is None, duplicates."""
+    `not_run` names the filters that go without, or, if `embed` is None, duplicates.
+
+    Of duplicates those in `captioned` stay, paths that have a caption: `prepare` fills it in."""
 
     def __init__(
         self,
@@ -215,7 +221,7 @@ class NineFilters:
         embed=thumbnail_embedding,
     ):
         thresholds, given = thresholds or Thresholds(), scorers or {}
-        self.how = thresholds, scorers, embed
+        self.how, self.captioned = (thresholds, scorers, embed), ()
         image_filters(
             thresholds, scorers
         )  # a misspelt scorer stops here, before anything is written
@@ -227,7 +233,7 @@ class NineFilters:
         self.name = f"nine filters, {settings}, scorers {names}, duplicates by {by}"
 
     def __call__(self, paths):
-        for d in filter_images(paths, *self.how):
+        for d in filter_images(paths, *self.how, captioned=self.captioned):
             yield dict(
                 path=d.file,
                 kept=d.keep,
