@@ -264,8 +264,7 @@ def test_a_name_as_long_as_the_disk_allows_is_written_like_any_other(tmp_path, l
             with atomic_folder(tmp_path / name[:-4]) as tmp:
                 (tmp / "x").write_text(word)
         assert (tmp_path / name).read_text() == (tmp_path / name[:-4] / "x").read_text() == "new"
-        moved = tmp_path / f".{name[:-4]}"[:30]
-        assert not moved.exists() and not list(tmp_path.glob(".*"))
+        assert not list(tmp_path.glob(".*"))
 
 
 def test_two_long_names_that_begin_alike_do_not_take_each_others_place(tmp_path):

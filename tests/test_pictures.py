@@ -746,3 +746,119 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert [p.name for p in picture_files(tmp_path)[0]] == ["a.png", "locked"]
+
+
+# ---- wherever a picture is read
+
+
+def phone_picture(path, kind="JPEG"):
+    "A file whose naive reading is wrong in colour, and lies on its side."
+    x = np.full((16, 24, 3), (200, 90, 60), np.uint8)
+    profile = rgb_profile(*SPACES["Adobe RGB"])
+    path.write_bytes(saved(Image.fromarray(x), kind, icc_profile=profile, exif=turned_exif(6)))
+    return path
+
+
+def sent(image, side=None):
+    import base64
+
+    from lens_ref.clients.chat import image_url
+
+    kind, data = image_url(image, side).split(";base64,")
+    data = base64.b64decode(data)
+    return kind.removeprefix("data:image/"), data, Image.open(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_filters_folders_shards_and_chat_read_the_same_picture(tmp_path, suffix):
+    from lens_ref.data.filters import open_picture
+    from lens_ref.data.folders import read_image
+    from lens_ref.data.shards import make_sample
+
+    kind = dict(jpg="JPEG", tif="TIFF").get(suffix, suffix.upper())
+    path = phone_picture(tmp_path / f"a.{suffix}", kind)
+    want = np.asarray(read_picture(path)).astype(int)
+    assert want.shape == (24, 16, 3) and abs(want[8, 8, 0] - 228) <= 5
+    sample = make_sample("k", path.read_bytes(), {"text": "a"})
+    assert (sample.height, sample.width, sample.type) == (24, 16, suffix.replace("tif", "tiff"))
+    for got in (
+        open_picture(path).image,
+        read_image(path, 24, 16),
+        sample.pixels(),
+        sent(path)[2],
+        sent(Image.open(path))[2],
+    ):
+        assert got is not None and np.abs(np.asarray(got).astype(int) - want).max() <= 4
+
+
+def test_chat_sends_a_file_as_it_is_only_if_anyone_reads_it_right(tmp_path):
+    plain = Image.fromarray(COLOURS.repeat(4, 0).repeat(4, 1))
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    frames = dict(save_all=True, append_images=[Image.new("RGB", plain.size)])
+    files = {
+        "a.jpg": (saved(plain, "JPEG"), True),
+        "b.png": (saved(plain), True),
+        "grey.png": (saved(plain.convert("L")), True),
+        "palette.png": (saved(plain.quantize(16)), True),
+        "c.webp": (saved(plain, "WEBP"), True),
+        "clear.png": (saved(clear), False),
+        "moves.webp": (saved(plain, "WEBP", **frames), False),
+        "moves.png": (saved(plain, "PNG", **frames), False),
+        "wide.png": (saved(Image.fromarray(RAMP.astype(np.uint16) * 257)), False),
+        "float.tif": (tiff(RAMP.astype(np.float32) / 255), False),
+        "cmyk.jpg": (saved(plain.convert("CMYK"), "JPEG"), True),
+        "b.bmp": (saved(plain, "BMP"), False),
+        "long.png": (
+            png(
+                80,
+                48,
+                8,
+                2,
+                [r.tobytes() for r in np.asarray(plain)],
+                long_text(b"zTXt", 3_000_000),
+            ),
+            False,
+        ),
+    }
+    for name, (data, as_is) in files.items():
+        (tmp_path / name).write_bytes(data)
+        kind, got, im = sent(tmp_path / name)
+        assert kind in ("jpeg", "png", "webp") and (got == data) == as_is, name
+        if not as_is:
+            want = np.asarray(read_picture(data)).astype(int)
+            assert im.mode == "RGB" and np.abs(np.asarray(im) - want).mean() < 20, name
+    assert sent(tmp_path / "clear.png")[0] == "png"
+    assert sent(tmp_path / "moves.png", 20)[2].size == (20, 12)
+
+
+def test_chat_names_what_is_no_file(tmp_path):
+    from lens_ref.clients.chat import image_hash
+
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "empty.png").touch()
+    for name in ("pipe.png", "folder.png", "empty.png", "none.png", "a\0b.png"):
+        with pytest.raises(DataError, match=name.replace("\0", ".")):
+            sent(tmp_path / name)
+        with pytest.raises(DataError, match=name.replace("\0", ".")):
+            image_hash(tmp_path / name)
+    for odd in (
+        np.zeros((2, 2, 7), np.uint8),
+        object(),
+        [1, 2],
+        np.full((3, 3), np.nan, np.float32),
+    ):
+        with pytest.raises(DataError, match="not a readable image"):
+            sent(odd)
+
+
+def test_a_row_whose_image_is_no_bytes_opens_no_file(tmp_path):
+    from lens_ref.data.shards import make_sample
+
+    (tmp_path / "a.png").write_bytes(saved(Image.fromarray(COLOURS)))
+    for odd in (str(tmp_path / "a.png"), tmp_path / "a.png", 5, None, [1, 2], {}):
+        with pytest.raises(DataError, match="row 3: its image is .*, not bytes"):
+            make_sample("3", odd, {"text": "a"}, "row 3")
+    for data, why in ((b"", "empty"), (tiff(np.full((4, 4), np.nan, np.float32)), "NaN")):
+        with pytest.raises(DataError, match=f"row 3: not a readable image .*{why}"):
+            make_sample("3", data, {"text": "a"}, "row 3")

@@ -125,7 +125,7 @@ def image_hash(image) -> str:
 def _as_anyone_reads(picture: PictureFile) -> bool:
     "Is it the same to who knows nothing of profiles, turning, transparency and wide numbers?"
     stored = picture.stored
-    if stored.size != picture.image.size or getattr(stored, "n_frames", 1) > 1:
+    if picture.mended or stored.size != picture.image.size or getattr(stored, "n_frames", 1) > 1:
         return False
     return not stored.has_transparency_data and (
         stored is picture.image or stored.convert("RGB").tobytes() == picture.image.tobytes()

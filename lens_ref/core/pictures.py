@@ -303,16 +303,16 @@ def _loaded(data: bytes, near: int | None) -> tuple[Image.Image, tuple]:
     return im, size
 
 
-def _load(data: bytes, near: int | None) -> tuple[Image.Image, tuple]:
-    "(picture, its size) of a file's bytes, without damaged notes if need be."
+def _load(data: bytes, near: int | None) -> tuple[Image.Image, tuple, bool]:
+    "(picture, its size, was it read without its notes?) of a file's bytes."
     try:
-        return _loaded(data, near)
+        return *_loaded(data, near), False
     except (DataError, Image.DecompressionBombError):
         raise
     except Exception:
         for bare in _without_notes(data):
             with contextlib.suppress(Exception):
-                return _loaded(bare, near)
+                return *_loaded(bare, near), True
         raise
 
 
@@ -331,7 +331,8 @@ def _cause(e: Exception) -> str:
 class PictureFile:
     """A picture that was read: `image`, RGB on white, upright, sRGB, 8 bits; `stored`, the PIL
     picture as the file has it; `format` of the file (PNG, JPEG, ...; None without a file);
-    `width` and `height` as stored; `data`, the bytes of the file."""
+    `width` and `height` as stored; `data`, the bytes of the file; `mended`, whether others may
+    refuse the file for what stands beside its pixels."""
 
     image: Image.Image
     stored: Image.Image
@@ -339,6 +340,7 @@ class PictureFile:
     width: int
     height: int
     data: bytes | None = None
+    mended: bool = False
 
 
 def open_picture_file(source, name=None, near: int | None = None) -> PictureFile:
@@ -350,11 +352,10 @@ def open_picture_file(source, name=None, near: int | None = None) -> PictureFile
     try:
         with _quiet:
             if isinstance(source, Image.Image):
-                stored, size, data = source, source.size, None
-            else:
-                data = picture_bytes(source)
-                stored, size = _load(data, near)
-            return PictureFile(on_white(stored), stored, stored.format, *size, data)
+                return PictureFile(on_white(source), source, source.format, *source.size)
+            data = picture_bytes(source)
+            stored, size, mended = _load(data, near)
+            return PictureFile(on_white(stored), stored, stored.format, *size, data, mended)
     except Exception as e:
         named = name or (source if isinstance(source, (str, Path)) else type(source).__name__)
         raise DataError(f"{named}: not a readable image ({_cause(e)}); replace or remove it") from e
