@@ -404,6 +404,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'lens_ref/core/pictures.py'),
                                         'lens_ref.core.pictures._load': ('02_core/pictures.html#_load', 'lens_ref/core/pictures.py'),
                                         'lens_ref.core.pictures._loaded': ('02_core/pictures.html#_loaded', 'lens_ref/core/pictures.py'),
+                                        'lens_ref.core.pictures._mend_order_of_bytes': ( '02_core/pictures.html#_mend_order_of_bytes',
+                                                                                         'lens_ref/core/pictures.py'),
                                         'lens_ref.core.pictures._panel': ('02_core/pictures.html#_panel', 'lens_ref/core/pictures.py'),
                                         'lens_ref.core.pictures._pixels': ('02_core/pictures.html#_pixels', 'lens_ref/core/pictures.py'),
                                         'lens_ref.core.pictures._refuse_senseless': ( '02_core/pictures.html#_refuse_senseless',

@@ -1,6 +1,7 @@
 """A picture is read right, whatever it is: pixel types, colours, notes beside them, folders."""
 
 import io
+import itertools
 import os
 import struct
 import threading
@@ -36,21 +37,27 @@ def png(width, height, depth, colour, rows, *chunks):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in every)
 
 
-def tiff(x, photometric=1, order="<", **tags):
-    "A TIFF made by hand of an array [H, W] or [H, W, C], in either order of bytes; `t258=12`."
+def tiff(x, photometric=1, order="<", packed=False, planes=False, **tags):
+    """A TIFF made by hand of an array [H, W] or [H, W, C], in either order of bytes, `packed` with
+    zlib, colours in `planes` of their own; tags such as `t258=12`."""
     kinds = dict(u=1, i=2, f=3)
     channels = 1 if x.ndim == 2 else x.shape[2]
-    data = x.astype(x.dtype.newbyteorder(order)).tobytes()
+    parts = np.moveaxis(x, 2, 0) if planes else [x]
+    parts = [p.astype(x.dtype.newbyteorder(order)).tobytes() for p in parts]
+    parts = [zlib.compress(p) if packed else p for p in parts]
+    sizes, data = [len(p) for p in parts], b"".join(parts)
+    data += bytes(len(data) % 2)
     found = {
         256: x.shape[1],
         257: x.shape[0],
         258: (x.dtype.itemsize * 8,) * channels,
-        259: 1,
+        259: 8 if packed else 1,
         262: photometric,
-        273: 8,
+        273: tuple(8 + sum(sizes[:i]) for i in range(len(sizes))),
         277: channels,
         278: x.shape[0],
-        279: len(data),
+        279: tuple(sizes),
+        284: 2 if planes else 1,
         339: (kinds[x.dtype.kind],) * channels,
     }
     found |= {int(k[1:]): v for k, v in tags.items()}
@@ -58,7 +65,7 @@ def tiff(x, photometric=1, order="<", **tags):
     after = at + 2 + 12 * len(found) + 4
     for tag in sorted(found):
         v = found[tag] if isinstance(found[tag], tuple) else (found[tag],)
-        kind, code = (3, "H") if tag in (258, 339, 338, 262, 274) else (4, "I")
+        kind, code = (3, "H") if tag in (258, 259, 262, 274, 277, 284, 338, 339) else (4, "I")
         packed = struct.pack(f"{order}{len(v)}{code}", *v)
         if len(packed) > 4:
             packed, extra = struct.pack(f"{order}I", after + len(extra)), extra + packed
@@ -87,6 +94,7 @@ COLOURS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 # ---- pixel types
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(
     "x",
@@ -106,8 +114,8 @@ COLOURS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
     ],
     ids=lambda x: f"{x.dtype}-{x.max():.4g}",
 )
-def test_wide_numbers_in_a_tiff_are_the_same_ramp(x, order):
-    got = grey(tiff(x, order=order))
+def test_wide_numbers_in_a_tiff_are_the_same_ramp(x, order, packed):
+    got = grey(tiff(x, order=order, packed=packed))
     assert np.abs(got - RAMP.astype(int)).max() <= (10 if x.min() < 0 else 1)
     assert got.min() == 0 and got.max() >= 254
 
@@ -244,8 +252,9 @@ def test_what_a_png_calls_transparent_is_white(kind):
 
 def test_colours_of_16_bits_keep_their_upper_eight():
     x = np.asarray(COLOURS).astype(np.uint16) * 256 + 99
-    for order in "<>":
-        assert (np.asarray(read_picture(tiff(x, 2, order))) == COLOURS).all()
+    for how in itertools.product("<>", (False, True), (False, True)):
+        assert (np.asarray(read_picture(tiff(x, 2, *how))) == COLOURS).all(), how
+        assert (np.asarray(read_picture(tiff(COLOURS, 2, *how))) == COLOURS).all(), how
     rows = [r.astype(">u2").tobytes() for r in x]
     assert (np.asarray(read_picture(png(20, 12, 16, 2, rows))) == COLOURS).all()
 

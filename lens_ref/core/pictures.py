@@ -291,6 +291,23 @@ def _key_in_eight_bits(im: Image.Image, data: bytes):
             im.info["transparency"] = tuple(v >> 8 for v in key)
 
 
+_NATIVE = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
+
+
+def _mend_order_of_bytes(im: Image.Image):
+    """Correct how Pillow is about to read two kinds of TIFF: packed wide numbers that it would swap
+    though they are unpacked in the order of this machine, and planes of 16 bits taken for 8."""
+    wide = 16 in getattr(im, "tag_v2", {}).get(258, ())
+    end = "B" if getattr(getattr(im, "tag_v2", None), "_endian", "<") == ">" else "L"
+    for i, tile in enumerate(im.tile if im.format == "TIFF" else ()):
+        codec, box, offset, (mode, *args) = tile
+        if codec == "libtiff":
+            mode = _NATIVE.get(mode, mode)
+        elif codec == "raw" and wide and len(mode) == 1 and len(im.getbands()) > 1:
+            mode = f"{mode};16{end}"
+        im.tile[i] = type(tile)(codec, box, offset, (mode, *args))
+
+
 def _loaded(data: bytes, near: int | None) -> tuple[Image.Image, tuple]:
     im = Image.open(io.BytesIO(data))
     if im.format in ("EPS", "WMF"):
@@ -298,6 +315,7 @@ def _loaded(data: bytes, near: int | None) -> tuple[Image.Image, tuple]:
     size = im.size
     if near is not None and min(size) > near:
         im.draft(None, (near, near))
+    _mend_order_of_bytes(im)
     im.load()
     _key_in_eight_bits(im, data)
     return im, size
