@@ -237,9 +237,9 @@ def keep_plan(out, plan: dict, free=()):
         ) from e
     path, remedy = out / "settings.json", "set it back, or use another --out"
     if path.is_file():
-        check_same(json.loads(path.read_text()), plan, f"{out}: settings", free, remedy)
+        check_same(json.loads(path.read_text("utf8")), plan, f"{out}: settings", free, remedy)
     with atomic_write(path) as tmp:
-        Path(tmp).write_text(json.dumps(plan, indent=1))
+        Path(tmp).write_text(json.dumps(plan, indent=1), "utf8")
 
 
 def check_weights(saved: dict, now: dict, path):
@@ -452,14 +452,18 @@ class Progress:
 
 # %% ../../nbs/02_core/runs.ipynb #3a7442ce
 def git_commit() -> str | None:
-    "Commit of the code that runs, `-dirty` if files differ from it; None outside a repository."
-    here = Path(globals().get("__file__", "nb")).resolve().parent
+    """Commit of the code that runs, `-dirty` if files differ from it; None outside a repository.
+
+    Also None where the package lies in another repository, in the .venv of a project say."""
+    here = Path(globals().get("__file__", "nb")).resolve()
 
     def run(*words):
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        done = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, check=True)
+        return done.stdout.decode("utf8", "replace").strip()
 
     try:
+        if here.is_file():
+            run("ls-files", "--error-unmatch", here.name)
         changed = run("status", "--porcelain", "--untracked-files=no")
         return run("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -221,9 +221,9 @@ def whole(out, config: WholeConfig | None = None, log=print) -> list[dict] | Non
         return None
     rows = measure_whole(made, config.per_skill, rewrite, config.seed)
     with atomic_write(out / "whole.json") as tmp:
-        Path(tmp).write_text(json.dumps(rows, indent=1))
+        Path(tmp).write_text(json.dumps(rows, indent=1), "utf8")
     with atomic_write(out / "scores.md") as tmp:
-        Path(tmp).write_text(whole_table(rows) + "\n")
+        Path(tmp).write_text(whole_table(rows) + "\n", "utf8")
     with atomic_write(out / "lineage.png") as tmp:
         draw_whole(made, rows, rewrite).savefig(tmp, format="png", dpi=150)
     write_lineage(out / "turbo/pipeline", whole=rows)

@@ -9,10 +9,10 @@ __all__ = ['NAMES', 'TEACHERS', 'TURBO_ARMS', 'frechet', 'facts_of', 'FeatureNet
 
 # %% ../../nbs/11_turbo/findings.ipynb #11c00002
 import json
-import multiprocessing
+
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ..core.config import Config
 from ..core.files import atomic_write, data_path, load_tensors, save_tensors
 from ..core.loop import Learner, train
+from ..core.parallel import worker_pool
 from ..core.pictures import from_uint8
 from ..core.runs import keep_plan
 from ..data.drawing import render
@@ -347,7 +348,7 @@ def run_turbo_arm(out, arm: str, seed: int, config: TurboAblationConfig, base) -
     torch.set_num_threads(1)  # the runs stand side by side
     path, start = Path(out) / f"{slug(arm)}_{seed}.json", time.monotonic()
     if path.is_file():
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf8"))
     pipe = (
         LensPipeline.from_pretrained(base, device=config.device)
         if arm in TEACHERS
@@ -372,7 +373,7 @@ def run_turbo_arm(out, arm: str, seed: int, config: TurboAblationConfig, base) -
             for n in (1, 2, 8)
         }
     with atomic_write(path) as tmp:
-        Path(tmp).write_text(json.dumps(row))
+        Path(tmp).write_text(json.dumps(row), "utf8")
     return json.loads(json.dumps(row))
 
 # %% ../../nbs/11_turbo/findings.ipynb #11c0000e
@@ -395,13 +396,13 @@ def ablate_turbo(
     starts = [(out, seed, config, base) for seed in seeds]
     workers = min(config.workers or os.cpu_count() or 1, len(jobs))
     rows = []
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         list(pool.map(warm_one, *zip(*starts)))
         for row in pool.map(run_turbo_arm, *zip(*jobs)):
             log(_arm_line(row))
             rows.append(row)
     with atomic_write(out / "turbo.json") as tmp:
-        Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)))
+        Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)), "utf8")
     return rows
 
 
