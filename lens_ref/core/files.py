@@ -32,7 +32,13 @@ def _sync(path: Path):
 
 def _hidden(path: Path) -> str:
     "Begin of the hidden names beside `path`: its own, shortened where more would not fit."
-    name = os.fsencode(path.name)
+    try:
+        name = os.fsencode(path)[-len(os.fsencode(path.name)) :]
+    except UnicodeEncodeError as e:
+        raise CheckpointError(
+            f"{ascii(str(path))}: this system writes names of files in {e.encoding}, which lacks "
+            "a letter of this one; choose another name, or set PYTHONUTF8=1"
+        ) from e
     if len(name) <= 100:  # of 255 bytes on most disks, 143 on some that encrypt
         return f".{path.name}"
     return f".{path.name[:20]}~{hashlib.sha256(name).hexdigest()[:16]}"

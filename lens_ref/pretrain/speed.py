@@ -233,7 +233,8 @@ def time_generation(
     compiled, is told apart. Without a `prompt`, random features of `text_tokens` stand for the text
     encoder's."""
     device = pipe.device
-    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    waits = dict(cuda=torch.cuda.synchronize, mps=torch.mps.synchronize)
+    sync = waits.get(device.type, lambda: None)
     settings = {k: v for k, v in pipe.transformer.config.items() if not k.startswith("_")}
     config = DiTConfig.from_dict(settings)
     ask = dict(height=height, width=width, num_inference_steps=steps, guidance_scale=guidance)

@@ -459,7 +459,7 @@ def search_report(search: Search, best: Candidate, pipes: dict) -> dict:
 # %% ../../nbs/10_reasoner/search.ipynb #49fa32fd
 def pipeline_fingerprint(pipe) -> str:
     "A number that changes with the weights."
-    sizes = [p.detach().double().abs().sum().item() for p in pipe.transformer.parameters()]
+    sizes = [p.detach().cpu().double().abs().sum().item() for p in pipe.transformer.parameters()]
     return f"{sum(sizes):.6f}"
 
 

@@ -46,7 +46,7 @@ from .stage import chances, condition, twin
 def frechet(a: Tensor, b: Tensor) -> float:
     """Squared Fréchet distance of Gaussians fitted to two sets of features `[N, D]` and `[M, D]`
     (arXiv 1706.08500); in double precision."""
-    a, b = a.double(), b.double()
+    a, b = a.cpu().double(), b.cpu().double()
     root = lambda m: (lambda w, v: v * w.clamp(min=0).sqrt() @ v.T)(*torch.linalg.eigh(m))
     half = root(torch.cov(a.T))
     cross = (
