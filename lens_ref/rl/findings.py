@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 
 from ..core.config import Config, DataError
 from ..core.files import atomic_write, data_path
@@ -172,10 +173,9 @@ def rl_table(rows: list[dict]) -> str:
     """Markdown: a line for each arm, mean (lowest to highest seed).
 
     Score in all, in text and in the other skills, what its held-out reward gained, minutes."""
-    heads = (
-        "trained on | prompts | overall | text | other skills | held-out reward gained | minutes"
-    )
-    lines = [f"| {heads} |", "|---|---:|---|---|---|---|---:|"]
+    heads = ("trained on", "prompts", "overall", "text", "other skills")
+    heads += ("held-out reward gained", "minutes")
+    lines = []
     for arm in ("base", *PROMPT_ARMS):
         mine = [r for r in rows if r["arm"] == arm]
         cells = [arm, str(mine[0].get("prompts", ""))]
@@ -187,8 +187,9 @@ def rl_table(rows: list[dict]) -> str:
             gained = [r["held_out"][-1]["reward"] - r["held_out"][0]["reward"] for r in mine]
             took = sum(r["seconds"][-1] for r in mine) / len(mine) / 60
             cells += [_cell(gained), f"{took:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    sides = ("left", "right", "left", "left", "left", "left", "right")
+    return tabulate(lines, heads, "pipe", disable_numparse=True, colalign=sides)
 
 
 def draw_race(rows: list[dict], images: int):

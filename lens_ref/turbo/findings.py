@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -418,19 +419,19 @@ def _mean(rows: list, key: str) -> float:
     return sum(r[key] for r in rows) / len(rows)
 
 
-def _table_row(name: str, scores: list, measured: dict, teacher: dict, passes, took="") -> str:
+def _table_row(name: str, scores: list, measured: dict, teacher: dict, passes, took="") -> tuple:
     "One row: the score, and `measured` as shares of the teacher's."
     share = {k: measured[k] / teacher[k] for k in ("diversity", "frechet", "detail")}
     score = 100 * sum(s["overall"] for s in scores) / len(scores)
-    shares = f"{share['diversity']:.0%} | {share['frechet']:.2f} | {share['detail']:.0%}"
-    return f"| {name} | {score:.0f} | {shares} | {passes} | {took} |"
+    shares = f"{share['diversity']:.0%}", f"{share['frechet']:.2f}", f"{share['detail']:.0%}"
+    return name, f"{score:.0f}", *shares, passes, took
 
 
 def turbo_table(rows: list[dict]) -> str:
     """Markdown: score, diversity, Fréchet distance and detail of each arm (the last three as shares
     of the 20-step teacher's), passes for a picture, minutes; means over seeds."""
-    columns = "toy GenEval, % | diversity | Fréchet distance | detail | passes | minutes"
-    lines = [f"| beside the 20-step teacher | {columns} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    heads = ("beside the 20-step teacher", "toy GenEval, %", "diversity", "Fréchet distance")
+    heads, lines = (*heads, "detail", "passes", "minutes"), []
     keys = ("diversity", "frechet", "detail")
     first = [r for r in rows if r["arm"] == next(iter(TEACHERS))]
     teacher = {k: _mean(first, k) for k in keys}
@@ -445,10 +446,10 @@ def turbo_table(rows: list[dict]) -> str:
             name = f"{r['arm']}, steps: {n}"
             lines.append(_table_row(name, [m["scores"]], m, teacher, m["passes"]))
     floor = _mean(first, "floor") / teacher["frechet"]
-    lines.append(f"| renders of other scenes | | | {floor:.2f} | | | |")
-    return "\n".join(lines) + _timed_line(
-        next((r["seconds"] for r in rows if "seconds" in r), None)
-    )
+    lines.append(("renders of other scenes", "", "", f"{floor:.2f}", "", "", ""))
+    sides = ("left", *["right"] * 6)
+    text = tabulate(lines, heads, "pipe", disable_numparse=True, colalign=sides)
+    return text + _timed_line(next((r["seconds"] for r in rows if "seconds" in r), None))
 
 
 def _timed_line(timed: dict | None) -> str:
