@@ -17,6 +17,7 @@ from .rl import cmd_rl, cmd_rl_prompts
 from .speed import cmd_bench, cmd_info
 from .turbo import cmd_distill
 from ..core.config import LensError
+from ..core.machine import any_console
 
 # %% ../../nbs/13_cli/main.ipynb #5d0c1a16
 COMMANDS: dict[str, Command] = {
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Command] = {
 # %% ../../nbs/13_cli/main.ipynb #c11d0802
 def main(argv: list[str] | None = None) -> int:
     "Entry point of `lens-ref`: 0 on success, 2 with one line on a fault of the input."
+    any_console()
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0] in COMMANDS and COMMANDS[argv[0]].raw:
         return COMMANDS[argv[0]].run(argv[1:])
