@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIFFUSERS', 'local_folder', 'read_index', 'read_model_config', 'weight_names', 'tensor_files', 'checkpoint_error',
-           'check_fit', 'Weights', 'open_weights', 'read_state_dict', 'fill']
+           'check_fit', 'Weights', 'open_weights', 'main_dtype', 'read_state_dict', 'fill']
 
 # %% ../../nbs/02_core/checkpoints.ipynb #24d7783a
 import json
@@ -228,17 +228,17 @@ def check_fit(found: dict, wanted: dict, where, files: dict | None = None):
 
 
 _FOREIGN = {
-    ".lora_A": "a LoRA that was not merged lies among them; fuse and unload it before saving",
-    ".absmax": "they are quantised by bitsandbytes",
-    ".qweight": "they are quantised (GPTQ or AWQ)",
-    "_blocks": "they are packed as MXFP4",
-    ".weight_scale_2": "they are packed as NVFP4",
+    r"\.lora_[AB]\.": "a LoRA that was not merged lies among them; fuse and unload it first",
+    r"\.absmax$": "they are quantised by bitsandbytes",
+    r"\.q(weight|zeros)$": "they are quantised (GPTQ or AWQ)",
+    r"\.weight_scale_2$": "they are packed as NVFP4",
+    r"\.weight_(blocks|scales)$": "they are packed as MXFP4",
 }
 
 
 def _hint(found) -> str:
     "What kind of foreign format the keys tell of."
-    some = [why for mark, why in _FOREIGN.items() if any(mark in k for k in found)]
+    some = [why for mark, why in _FOREIGN.items() if any(re.search(mark, k) for k in found)]
     return f" ({some[0]})" if some else ""
 
 # %% ../../nbs/02_core/checkpoints.ipynb #c0f30006
@@ -279,6 +279,15 @@ def open_weights(source, stem: str = DIFFUSERS, variant: str | None = None) -> W
     return Weights(source, shapes, {k: f for k, (f, _) in files.items()})
 
 
+def main_dtype(source) -> torch.dtype:
+    "The dtype that most numbers of a file or folder of weights are in."
+    weights, count = open_weights(source), {}
+    for _, x in weights.read(weights.shapes):
+        if x.is_floating_point():
+            count[x.dtype] = count.get(x.dtype, 0) + x.numel()
+    return max(count, key=count.get)
+
+
 def read_state_dict(file) -> tuple[dict, dict]:
     "(tensors, header) of one file of weights, read whole; only safetensors have a header."
     weights = open_weights(file)
@@ -300,6 +309,12 @@ def _put(model: nn.Module, name: str, x):
 
 
 def _say_choice(where, layout: Layout):
+    if not layout.copies and (flat := layout.left.get("an average")):
+        warnings.warn(
+            f"{where}: an average of the weights lies beside them, under names that are not read "
+            f"({flat[0]}); taken: the weights themselves",
+            stacklevel=4,
+        )
     if layout.copies:
         others = ", ".join(repr(p) for p in layout.copies)
         warnings.warn(

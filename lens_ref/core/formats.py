@@ -56,8 +56,12 @@ def load_torch(file) -> dict:
     how = dict(map_location="cpu", weights_only=True)
     try:
         with open(file, "rb") as f:
-            how["mmap"] = f.read(2) == b"PK"
-        found = flatten(torch.load(file, **how))
+            zipped = f.read(2) == b"PK"
+            f.seek(0)
+            if Path(file).suffix == ".safetensors":  # wrongly named: torch would believe the name
+                found = flatten(torch.load(f, **how))
+            else:
+                found = flatten(torch.load(file, mmap=zipped, **how))
     except pickle.UnpicklingError as e:
         what = str(e).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL " in str(e) else "unknown"
         raise CheckpointError(

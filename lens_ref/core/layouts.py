@@ -82,15 +82,23 @@ def find_layout(found, wanted, prefix: str | None = None) -> Layout:
     words, own = {w for name in wanted for w in name.split(".")}, {n.split(".")[0] for n in wanted}
     for key in found:
         plain = unwrap(key, words)
-        copy = next((p for p in layout.copies if p and plain.startswith(p)), None)
-        part = part_of(plain)
-        if plain.startswith(chosen) and (chosen or plain.split(".")[0] in own or not part):
+        part = part_of(_beside(plain, chosen))
+        if any(p and plain.startswith(p) for p in layout.copies):
+            layout.left.setdefault("a copy", []).append(key)
+        elif plain.startswith(chosen) and (chosen or plain.split(".")[0] in own or not part):
             _place(layout, plain[len(chosen) :], key)
-        elif copy or part or (not chosen and layout.copies):
-            layout.left.setdefault("a copy" if copy else part, []).append(key)
+        elif part or part_of(chosen + "x"):  # outside the name of a part is another part
+            layout.left.setdefault(part or "unnamed", []).append(key)
         else:
-            _place(layout, plain, key)
+            _place(layout, f"{key} (outside {chosen!r})" if key in wanted else key, key)
     return layout
+
+
+def _beside(key: str, prefix: str) -> str:
+    "The key without the words that it shares with `prefix`: what lies beside `net.model.`."
+    words, others = key.split("."), prefix.split(".")
+    same = next((i for i, w in enumerate(others) if words[i : i + 1] != [w]), len(others))
+    return ".".join(words[min(same, len(words) - 1) :])
 
 
 def _place(layout: Layout, name: str, key: str):
