@@ -21,7 +21,7 @@ from torch import nn
 from .config import CheckpointError
 from .files import recover_folder
 from .formats import format_of, load_torch
-from .layouts import Layout, find_layout
+from .layouts import Layout, find_layout, parts_told
 
 # %% ../../nbs/02_core/checkpoints.ipynb #7b000672
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]  # what is downloaded of a model
@@ -219,7 +219,8 @@ def check_fit(found: dict, wanted: dict, where, files: dict | None = None):
     if not found.keys() & wanted.keys():
         raise CheckpointError(
             f"{where}: none of its {len(found)} keys belongs to this model; it is another model's "
-            f"checkpoint (first key: {min(found, default='none')}; wanted: {min(wanted)})"
+            f"checkpoint (first key: {min(found, default='none')}; wanted: {min(wanted)}"
+            f"{parts_told(found)})"
         )
     faults = _faults(found, wanted, place)
     if faults:
