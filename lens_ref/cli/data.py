@@ -91,7 +91,7 @@ def captioner_of(a):
             if k in a.given:
                 raise ConfigError(f"--{k}: is for captions of a model; give its address with --url")
         return None
-    settings = server_settings("--url", a.url, a.vlm, paid)
+    settings = server_settings("--url:", a.url, a.vlm, paid)
     return AskedCaptions(settings, Path(a.out) / "answers.sqlite", split_names(a.kinds))
 
 # %% ../../nbs/13_cli/data.ipynb #c11d0106

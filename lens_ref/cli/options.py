@@ -110,20 +110,17 @@ def _probe(option: str, path: Path, folder: Path):
 def _writable(option: str, path, kind: str) -> Path:
     "`path`, where a file or folder (`kind`) can be made; what both checks have in common."
     path = Path(path)
+    absolute = path.absolute()
     try:
-        if kind == "file" and path.is_dir():
-            raise ConfigError(f"{option}: {path} is a folder; give the name of a file")
-        if kind == "folder" and path.exists() and not path.is_dir():
-            raise ConfigError(f"{option}: {path} is a file; give a folder")
-        absolute = path.absolute()
-        path.exists() or absolute.lstat()  # a name too long for the system stops here
-    except FileNotFoundError:
-        pass
-    except NotADirectoryError:
-        pass  # told below, by the name of the file in the way
+        absolute.lstat()  # a name too long for the system stops here
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # the latter is told below, by the name of the file in the way
     except (OSError, ValueError) as e:
         why = getattr(e, "strerror", None) or e
         raise ConfigError(f"{option}: {str(path)[:80]!r} cannot be a {kind} ({why})") from e
+    if (path.is_dir() or path.is_file()) and path.is_dir() != (kind == "folder"):
+        is_a, give = ("folder", "the name of a file") if kind == "file" else ("file", "a folder")
+        raise ConfigError(f"{option}: {path} is a {is_a}; give {give}")
     try:
         _probe(option, path, absolute if kind == "folder" else absolute.parent)
     except OSError as e:
@@ -219,6 +216,6 @@ def server_settings(option: str, urls: str, model: str, paid: dict):
     wrong = [u for u in names if not u.startswith(("http://", "https://"))]
     if wrong or not names:
         raise ConfigError(
-            f"{option}: {(wrong or [urls])[0]!r} is no address; such as http://127.0.0.1:8000/v1"
+            f"{option} {(wrong or [urls])[0]!r} is no address such as http://127.0.0.1:8000/v1"
         )
     return EndpointConfig(model=model, urls=names, **paid)

@@ -60,7 +60,7 @@ def asked_limits(a) -> dict:
         raise ConfigError(f"--{name}: is for a server; give its address with --reasoner")
     if asks:
         urls = a.reasoner if a.reasoner.startswith("http") else a.proposer
-        server_settings("--reasoner", urls, a.llm, limits)
+        server_settings("--reasoner:", urls, a.llm, limits)
     return limits
 
 

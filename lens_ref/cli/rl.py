@@ -112,7 +112,7 @@ def asked_prompts(a, money: dict) -> tuple:
     from lens_ref.clients.endpoint import Endpoint
     from lens_ref.rl.writer import plan_prompts, read_taxonomy, write_prompts_with
 
-    settings = server_settings("--url", a.url, a.llm, money)
+    settings = server_settings("--url:", a.url, a.llm, money)
     plan = plan_prompts(a.n, a.seed, read_taxonomy(a.taxonomy))
     writer = Endpoint(settings, f"{a.out}.answers.sqlite")
     return write_prompts_with(writer, plan, progress=say_sometimes)
@@ -134,7 +134,7 @@ def worker_count(parts: int, device: str) -> int:
 def check_workers(workers: int, parts: int, field: str, device: str):
     "Raise `ConfigError` unless so many processes can share `parts`, the value of a `field`."
     if parts % workers:
-        raise ConfigError(f"--workers: {workers} must divide {field}={parts}, which they share")
+        raise ConfigError(f"--workers: {workers} must divide {field} {parts}, which they share")
     if workers > 1 and device != "cpu":
         raise ConfigError(f"--workers: {workers} processes cannot share the device {device}; use 1")
 
@@ -184,7 +184,7 @@ def cmd_rl(a):
     out, model = need_folder("--out", a.out), need_model(a.model or data_path("toy"))
     judge, device = rl_judge_of(a, out), need_device(a.device)
     workers = a.workers or worker_count(config.prompts, device)
-    check_workers(workers, config.prompts, "prompts of a round", device)
+    check_workers(workers, config.prompts, "--round-prompts", device)
     from lens_ref.rl.run import exact_judge, rl
 
     prompts, held_out = rl_prompts_of(a, config)
@@ -206,7 +206,7 @@ def rl_judge_of(a, out):
 
     money = paid_options(a, a.judge != "exact", "--judge")
     if a.judge != "exact":
-        server_settings("--judge: neither exact nor a server,", a.judge, a.vlm, money)
+        server_settings("--judge: not exact, and", a.judge, a.vlm, money)
     elif "vlm" in a.given:
         raise ConfigError("--vlm: is for a judge behind a server; give its address with --judge")
     return choose_judge(a.judge, a.vlm, out, money)

@@ -56,7 +56,7 @@ def cmd_distill(a):
     out, model = need_folder("--out", a.out), need_model(a.model or data_path("toy"))
     device = need_device(a.device)
     workers = a.workers or worker_count(config.batch_size, device)
-    check_workers(workers, config.batch_size, "batch_size", device)
+    check_workers(workers, config.batch_size, "--batch-size", device)
     from lens_ref.turbo.run import distill, plot_turbo
 
     pipe = distill(out, model, config, a.held_out, a.minutes, workers, print_line, device)

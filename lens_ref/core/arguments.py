@@ -179,7 +179,7 @@ def settings_options(module: str, name: str) -> dict[str, Option]:
     if node is None:
         return settings_options(_found_in(module, name), name)
     found = {}
-    for base in node.bases:
+    for base in reversed(node.bases):  # in the order of a dataclass
         if base.id != "Config":
             found |= settings_options(module, base.id)
     for n, kind, value, text in _own_fields(module, node):
@@ -244,11 +244,12 @@ class Command:
         Raises `ConfigError` naming what is unknown, lacking or of the wrong type."""
         table = self.table(argv)
         prog = prog or f"lens-ref {self.name}"
-        typed_in, more = command_parser(self, table, prog).parse_known_args(
-            new_spelling(argv, table, self.old)
-        )
+        words = new_spelling(argv, table, self.old)
+        typed_in, more = command_parser(self, table, prog).parse_known_args(words)
         if more:
             raise ConfigError(f"{_stray(more, table, self.old)}; see {prog} --help")
+        if words != list(argv) and os.environ.get("RANK", "0") == "0":
+            print(f"lens-ref: this is written today as: {shlex.join(words)}", file=sys.stderr)
         given = vars(typed_in)
         return gathered(table, read_settings(given.get("config"), table), given)
 
@@ -362,9 +363,7 @@ def _stray(words: list[str], table: dict[str, Option], old: dict) -> str:
 # %% ../../nbs/02_core/arguments.ipynb #0a9f000f
 def new_spelling(argv: list[str], table: dict[str, Option], old: dict) -> list[str]:
     """The words as they are written today: `--set lr=1e-4` is `--lr 1e-4`, `--compile 1` is
-    `--compile`, and an option of `old` that was only renamed has its new name.
-
-    Says so on stderr where anything was changed."""
+    `--compile`, and an option of `old` that was only renamed has its new name."""
     out, words = [], list(argv)
     while words:
         word = words.pop(0)
@@ -378,12 +377,10 @@ def new_spelling(argv: list[str], table: dict[str, Option], old: dict) -> list[s
         elif word == "--set" and "set" not in table:
             while words and re.match(r"\w+=", words[0]):
                 out += _set(*words.pop(0).split("=", 1), table)
-        elif not o and old.get(name.replace("-", "_"), "").startswith("--"):
+        elif not o and re.fullmatch(r"--[\w-]+", old.get(name.replace("-", "_"), "")):
             out += [old[name.replace("-", "_")] + eq + value]
         else:
             out.append(word)
-    if out != list(argv) and os.environ.get("RANK", "0") == "0":
-        print(f"lens-ref: this is written today as: {shlex.join(out)}", file=sys.stderr)
     return out
 
 

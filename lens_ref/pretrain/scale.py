@@ -504,7 +504,7 @@ def checked_arguments(a) -> dict:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out: {out} is a file; give a folder")
     if not Path(a.cache).exists():
-        raise DataError(f"--cache: {a.cache} is not there; lens-ref cache makes one")
+        cache_files(a.cache)  # says what is wanted
     return dict(scale=scale, logs=logs, allow=split(a.allow), device=train_device(a.device))
 
 
