@@ -263,7 +263,7 @@ REFUSED = [
     ("prepare . --kinds dense", "--kinds: is for captions of a model"),
     ("prepare . --darkest 2", "Thresholds.darkest"),
     ("cache . --out .", "--out: . is the folder of the shards"),
-    ("cache . --device garbage", "."),
+    ("cache . --device garbage --out new", "--device: 'garbage'"),
     ("evaluate --style breif", "did you mean 'brief'"),
     ("evaluate --lang xx", "--lang"),
     ("evaluate --style brief --lang fr", "--lang"),

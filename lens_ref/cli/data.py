@@ -208,12 +208,12 @@ def cmd_cache(a):
     from lens_ref.pretrain.caches import cache_shards
     from lens_ref.pretrain.pipeline import LensPipeline
 
-    fit, out = wanted_sizes(a.sizes), need_folder("--out", a.out)
+    fit, device, out = wanted_sizes(a.sizes), need_device(a.device), need_folder("--out", a.out)
     if need_pictures("cache", a.shards).resolve() == out.resolve():
         raise ConfigError(f"--out: {a.out} is the folder of the shards; give another one")
     if layout_of(a.shards)[0] != "shards":
         raise DataError(f"{a.shards}: holds no .tar shards; make them with lens-ref prepare")
-    model, device = need_model(a.model or data_path("toy")), need_device(a.device)
+    model = need_model(a.model or data_path("toy"))
     pipe = LensPipeline.from_pretrained(model, device=device)
     made = cache_shards(a.shards, a.out, pipe.vae, pipe.text_encoder, fit, a.kind, log=print_line)
     if not sum(made.values()):
