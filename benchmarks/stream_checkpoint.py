@@ -69,7 +69,7 @@ def write(folder):
         )
         index |= {k: name for k, _ in part}
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
-        json.dumps(dict(weight_map=index))
+        json.dumps(dict(weight_map=index)), "utf8"
     )
 
 

@@ -42,7 +42,7 @@ def main():
     ]
     rows[0]["floor"] = round(frechet(real_features(net, a.per_skill, 10_000), real), 4)
     made = Path(a.student) / "lineage.json"
-    minutes = json.loads(made.read_text())["turbo"]["minutes"] if made.is_file() else 0.0
+    minutes = json.loads(made.read_text("utf8"))["turbo"]["minutes"] if made.is_file() else 0.0
     rows.append(
         dict(
             arm="student",
@@ -57,7 +57,7 @@ def main():
         )
     )
     with atomic_write(a.out) as tmp:
-        Path(tmp).write_text(json.dumps(dict(per_skill=a.per_skill, rows=rows)))
+        Path(tmp).write_text(json.dumps(dict(per_skill=a.per_skill, rows=rows)), "utf8")
     print(turbo_table(rows))
 
 

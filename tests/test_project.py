@@ -182,7 +182,7 @@ def test_settings_ini_agrees_with_pyproject():
     assert {k: ini[k] for k in same} == same
     assert (
         project["requires-python"] == f">={ini['min_python']}"
-        and project["license"] == "Apache-2.0"
+        and project["license"] == "Apache-2.0 AND MIT"
     )
 
 

@@ -20,6 +20,7 @@ from .speed import cmd_bench, cmd_info
 from .turbo import cmd_distill
 from ..core.arguments import Command
 from ..core.config import ConfigError, LensError, nearest
+from ..core.machine import any_console
 
 # %% ../../nbs/13_cli/main.ipynb #5d0c1a16
 COMMANDS: dict[str, Command] = {
@@ -68,6 +69,7 @@ def _closed() -> int:
 
 def main(argv: list[str] | None = None) -> int:
     "Entry point of `lens-ref`; the exit codes are those of the table above."
+    any_console()
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         if argv[:1] == ["help"]:

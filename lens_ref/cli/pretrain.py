@@ -103,7 +103,7 @@ def score_toy(pipe, out: Path, per_skill: int):
     scores = {skill: row | rounded(row) for skill, row in table.items()}
     write_lineage(out / "pipeline", scores=scores)
     with atomic_write(out / "scores.md") as tmp:
-        Path(tmp).write_text(table_markdown(table) + "\n")
+        Path(tmp).write_text(table_markdown(table) + "\n", "utf8")
     # up to three of each skill, a column each
     rows = range(min(3, per_skill))
     picked = [i for row in rows for i in range(row, len(prompts), per_skill)]
@@ -351,7 +351,7 @@ def write_scores(path: str, table: dict):
     today = datetime.date.today().isoformat()
     found = dict(command=command_line(), commit=git_commit(), date=today, table=table)
     with atomic_write(path) as tmp:
-        Path(tmp).write_text(json.dumps(found, indent=1))
+        Path(tmp).write_text(json.dumps(found, indent=1), "utf8")
 
 # %% ../../nbs/13_cli/pretrain.ipynb #5d0c1a10
 @command("pretrain", raw=True)

@@ -236,7 +236,7 @@ def draw_rl_curves(out: Path):
     "OUT/curves.png of OUT/curves.json."
     from lens_ref.rl.watch import plot_rl
 
-    curves = json.loads((out / "curves.json").read_text())
+    curves = json.loads((out / "curves.json").read_text("utf8"))
     figure = plot_rl(curves["rounds"], curves["scores"], curves["history"])
     save_figure(figure, out / "curves.png")
 

@@ -62,7 +62,7 @@ def cmd_distill(a):
     pipe = distill(out, model, config, a.held_out, a.minutes, workers, print_line, device)
     if pipe is None:
         return
-    curves = json.loads((out / "curves.json").read_text())
+    curves = json.loads((out / "curves.json").read_text("utf8"))
     save_figure(plot_turbo(curves["history"], curves["scores"]), out / "curves.png")
     if a.per_skill > 0:
         compare_student(pipe, model, out, a.per_skill)

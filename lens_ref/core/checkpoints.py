@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from .config import CheckpointError
-from .files import recover_folder
+from .files import recover_folder, shipped
 
 # %% ../../nbs/02_core/checkpoints.ipynb #7b000672
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]  # what is downloaded of a model
@@ -22,6 +22,7 @@ _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]  # what is downloaded 
 
 def local_folder(source) -> Path:
     "A folder as it is; a hub id such as owner/name, downloaded. CheckpointError if it is neither."
+    source = shipped(source)
     if recover_folder(source).is_dir():
         return Path(source)
     from huggingface_hub import snapshot_download
@@ -37,7 +38,7 @@ def local_folder(source) -> Path:
 
 def read_index(folder) -> dict:
     "`model_index.json` of a saved pipeline. CheckpointError if there is none or it is damaged."
-    path = recover_folder(folder) / "model_index.json"
+    path = recover_folder(shipped(folder)) / "model_index.json"
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such file; {folder} is not a saved pipeline. `lens-ref train` writes one"

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['atomic_write', 'recover_folder', 'atomic_folder', 'save_tensors', 'load_tensors', 'utf8', 'json_bytes', 'json_lines',
-           'metadata_lines', 'data_path', 'seed_everything']
+           'metadata_lines', 'data_path', 'shipped', 'seed_everything']
 
 # %% ../../nbs/02_core/files.ipynb #1565677b
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import posixpath
@@ -29,9 +30,23 @@ def _sync(path: Path):
         os.fsync(f.fileno())
 
 
+def _hidden(path: Path) -> str:
+    "Begin of the hidden names beside `path`: its own, shortened where more would not fit."
+    try:
+        name = os.fsencode(path)[-len(os.fsencode(path.name)) :]
+    except UnicodeEncodeError as e:
+        raise CheckpointError(
+            f"{ascii(str(path))}: this system writes names of files in {e.encoding}, which lacks "
+            "a letter of this one; choose another name, or set PYTHONUTF8=1"
+        ) from e
+    if len(name) <= 100:  # of 255 bytes on most disks, 143 on some that encrypt
+        return f".{path.name}"
+    return f".{path.name[:20]}~{hashlib.sha256(name).hexdigest()[:16]}"
+
+
 def _beside(path: Path, kind: str) -> Path:
     "A hidden name in the folder of `path`, and so on the same disk."
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}")
+    return path.with_name(f"{_hidden(path)}.{uuid.uuid4().hex[:8]}.{kind}")
 
 
 def _cut_short(e: Exception) -> bool:
@@ -69,7 +84,7 @@ def atomic_write(path):
 # %% ../../nbs/02_core/files.ipynb #c0f10003
 def _set_aside(path: Path) -> list[Path]:
     "Earlier contents of `path` that stepped aside for new ones, oldest first."
-    found = path.parent.glob(f".{glob.escape(path.name)}.*.old")
+    found = path.parent.glob(f"{glob.escape(_hidden(path))}.*.old")
     return sorted(found, key=lambda p: p.stat().st_mtime)
 
 
@@ -254,17 +269,28 @@ def metadata_lines(path):
 def data_path(*parts) -> Path:
     """A file or folder inside `data_samples/` (toy checkpoints, artwork).
 
-    Looks under `$LENS_REF_DATA`, or beside the package in a clone. Raises `DataError` if it is not
-    there."""
+    Looks under `$LENS_REF_DATA`, else inside the installed package, else beside it in a clone.
+    Raises `DataError` if it is not there."""
     import lens_ref
 
-    beside = Path(lens_ref.__file__).resolve().parents[1] / "data_samples"
-    root = Path(os.environ.get("LENS_REF_DATA") or beside)
+    package = Path(lens_ref.__file__).resolve().parent
+    inside, beside = package / "data_samples", package.with_name("data_samples")
+    named = os.environ.get("LENS_REF_DATA")
+    root = Path(named).expanduser() if named else inside if inside.is_dir() else beside
     if (path := root.joinpath(*parts)).exists():
         return path
-    raise DataError(
-        f"{path}: not found; set LENS_REF_DATA to the data_samples folder of a clone of lens_ref"
-    )
+    which = "unset LENS_REF_DATA, or let it name" if named else "let LENS_REF_DATA name"
+    raise DataError(f"{path}: not found; {which} the data_samples folder of a clone of lens_ref")
+
+
+def shipped(path):
+    """`path` as it is; but `data_samples/toy` and such, where there is no such folder, as the one
+    that came with the package: what is typed in a clone works without one too."""
+    first, *rest = str(path).replace("\\", "/").rstrip("/").removeprefix("./").split("/")
+    if first == "data_samples" and not Path(path).exists():
+        with contextlib.suppress(DataError):
+            return data_path(*rest)
+    return path
 
 # %% ../../nbs/02_core/files.ipynb #e63bf171
 def seed_everything(seed: int):

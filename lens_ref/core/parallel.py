@@ -4,15 +4,19 @@
 
 # %% auto #0
 __all__ = ['rank', 'world_size', 'wait', 'alone', 'average', 'gather', 'full', 'agree', 'from_first', 'take_rows', 'Shard',
-           'together']
+           'worker_pool', 'together']
 
 # %% ../../nbs/02_core/parallel.ipynb #8e5eeb17
 import contextlib
 import datetime
 import os
+import signal
+import sys
 import tempfile
 import threading
-from multiprocessing import connection, parent_process
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, context, current_process, parent_process
 
 import torch
 import torch.distributed as dist
@@ -20,20 +24,25 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from .config import LensError
+from .machine import any_console
 from .runs import batch_size_of
 
 # %% ../../nbs/02_core/parallel.ipynb #8f884d4b
 _apart = False  # set by `alone`
 
 
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()  # some builds of torch come without it
+
+
 def rank() -> int:
     "Number of this process, from 0; 0 if it is alone."
-    return dist.get_rank() if dist.is_initialized() and not _apart else 0
+    return dist.get_rank() if _grouped() and not _apart else 0
 
 
 def world_size() -> int:
     "How many processes train together."
-    return dist.get_world_size() if dist.is_initialized() and not _apart else 1
+    return dist.get_world_size() if _grouped() and not _apart else 1
 
 
 def wait():
@@ -149,6 +158,67 @@ class Shard:
     def load_state_dict(self, saved):
         self.data.load_state_dict(saved)
 
+# %% ../../nbs/02_core/parallel.ipynb #8e5d0002
+_GUARDLESS = (
+    77  # exit status of a process that was about to start others while it still reads the script
+)
+
+
+def _stop_if_guardless():
+    "End a fresh process that is still reading the script, or a module, which started it."
+    if _pooled or getattr(current_process(), "_inheriting", False):  # multiprocessing's own mark
+        raise SystemExit(_GUARDLESS)
+
+
+_pooled = False  # is this a process of a worker pool? It starts no others.
+
+
+def _begin_pooled():
+    global _pooled
+    _pooled = True
+    any_console()
+
+
+def _ended_because(status: int | None) -> str:
+    "Why a process ended before its work, and what to do, from its exit status."
+    script = getattr(sys.modules["__main__"], "__file__", None) or "the script"
+    if status == _GUARDLESS:
+        return (
+            f"every new process reads {script} from the top, and that starts processes; "
+            'put what it does beneath `if __name__ == "__main__":`, or use one process'
+        )
+    if os.path.basename(script).startswith("<"):
+        return f"it cannot read {script}, where this program came from; save it in a file"
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        return f"{name} ended it; if nobody sent that, memory ran out: use fewer processes"
+    return "its error is above; the function must live in a module that it can import"
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int):
+    """A `ProcessPoolExecutor` of fresh processes, for work that needs no talk between them.
+
+    Raises `LensError` saying why if one of them could not start, or was killed."""
+    _stop_if_guardless()
+    spawn, started = context.SpawnContext(), []
+
+    def process(*args, **kwargs):
+        started.append(context.SpawnProcess(*args, **kwargs))
+        return started[-1]
+
+    spawn.Process = process
+    with ProcessPoolExecutor(workers, spawn, initializer=_begin_pooled) as pool:
+        try:
+            yield pool
+        except BrokenProcessPool as e:
+            for p in started:
+                p.join(5)
+            # The executor itself ends the others with SIGTERM: that is nobody's fault.
+            ends = [p.exitcode for p in started if p.exitcode not in (0, None)]
+            own = [s for s in ends if s != -signal.SIGTERM] or ends or [None]
+            raise LensError(f"a process of {workers} ended: {_ended_because(own[0])}") from e
+
 # %% ../../nbs/02_core/parallel.ipynb #72709d46
 @contextlib.contextmanager
 def _group(number, n, store):
@@ -157,7 +227,7 @@ def _group(number, n, store):
     # A day: while one process trains the autoencoder the other may wait that long.
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{store}",
+        store=dist.FileStore(store, n),  # not an address: a folder's name may hold any letter
         rank=number,
         world_size=n,
         timeout=datetime.timedelta(days=1),
@@ -177,6 +247,7 @@ def _end_with(starter):
 
 def _member(number, n, store, errors, ready, fn, args):
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+    any_console()
     ready.set()
     try:
         with _group(number, n, store):
@@ -190,10 +261,7 @@ def _await(member, ready):
     "Wait until a process is up; LensError if it ended before that."
     while not ready.wait(0.2):
         if not member.is_alive():
-            raise LensError(
-                "a second process could not start (its error is above): "
-                "the function must live in a module that it can import"
-            )
+            raise LensError(f"a second process could not start: {_ended_because(member.exitcode)}")
 
 
 def _first(n, store, members, errors, ready, fn, args):
@@ -223,12 +291,13 @@ def together(n: int, fn, *args):
     in a module. An error in any process ends all of them and is raised here."""
     if n == 1:
         return fn(*args)
-    context = mp.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        errors, store = context.SimpleQueue(), os.path.join(folder, "store")
-        ready = [context.Event() for _ in range(1, n)]
+    _stop_if_guardless()
+    spawn = mp.get_context("spawn")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        errors, store = spawn.SimpleQueue(), os.path.join(folder, "store")
+        ready = [spawn.Event() for _ in range(1, n)]
         members = [
-            context.Process(target=_member, args=(i, n, store, errors, r, fn, args), daemon=True)
+            spawn.Process(target=_member, args=(i, n, store, errors, r, fn, args), daemon=True)
             for i, r in enumerate(ready, 1)
         ]
         for m in members:

@@ -179,6 +179,7 @@ def rng_state() -> dict:
     return dict(
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        mps=[torch.mps.get_rng_state()] if torch.backends.mps.is_available() else [],
         numpy=[np_state[0], np_state[1].tolist(), *np_state[2:]],
         python=list(random.getstate()),
     )
@@ -189,6 +190,8 @@ def set_rng_state(saved: dict):
     torch.set_rng_state(saved["torch"])
     if torch.cuda.is_available() and saved["cuda"]:
         torch.cuda.set_rng_state_all(saved["cuda"])
+    if torch.backends.mps.is_available() and saved.get("mps"):
+        torch.mps.set_rng_state(saved["mps"][0])
     name, keys, *rest = saved["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     version, words, gauss = saved["python"]
@@ -200,8 +203,14 @@ def isolated_rng(device):
     """Leave torch's global generators as they were before the block.
 
     So drawing samples more often does not change the training."""
+    mps = device.type == "mps"  # which fork_rng leaves alone
+    before = torch.mps.get_rng_state() if mps else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+        try:
+            yield
+        finally:
+            if mps:
+                torch.mps.set_rng_state(before)
 
 # %% ../../nbs/02_core/runs.ipynb #3957ebdd
 def own_state(x) -> dict | None:
@@ -237,9 +246,9 @@ def keep_plan(out, plan: dict, free=()):
         ) from e
     path, remedy = out / "settings.json", "set it back, or use another --out"
     if path.is_file():
-        check_same(json.loads(path.read_text()), plan, f"{out}: settings", free, remedy)
+        check_same(json.loads(path.read_text("utf8")), plan, f"{out}: settings", free, remedy)
     with atomic_write(path) as tmp:
-        Path(tmp).write_text(json.dumps(plan, indent=1))
+        Path(tmp).write_text(json.dumps(plan, indent=1), "utf8")
 
 
 def check_weights(saved: dict, now: dict, path):
@@ -452,14 +461,18 @@ class Progress:
 
 # %% ../../nbs/02_core/runs.ipynb #3a7442ce
 def git_commit() -> str | None:
-    "Commit of the code that runs, `-dirty` if files differ from it; None outside a repository."
-    here = Path(globals().get("__file__", "nb")).resolve().parent
+    """Commit of the code that runs, `-dirty` if files differ from it; None outside a repository.
+
+    Also None where the package lies in another repository, in the .venv of a project say."""
+    here = Path(globals().get("__file__", "nb")).resolve()
 
     def run(*words):
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        done = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, check=True)
+        return done.stdout.decode("utf8", "replace").strip()
 
     try:
+        if here.is_file():
+            run("ls-files", "--error-unmatch", here.name)
         changed = run("status", "--porcelain", "--untracked-files=no")
         return run("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -241,7 +241,7 @@ def entries_of(path, damage) -> list:
     """[(key, start, stop)] of a shard: from the `.json` that our writer leaves beside it, else
     by reading it through."""
     try:
-        listed = json.loads(Path(path).with_suffix(".json").read_text())["samples"]
+        listed = json.loads(Path(path).with_suffix(".json").read_text("utf8"))["samples"]
         return [tuple(e) for e in listed]
     except (OSError, ValueError, KeyError, TypeError):
         return scan(path, damage)

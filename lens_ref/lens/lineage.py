@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 
 from ..core.config import Config, DataError
 from ..core.files import atomic_write, data_path
@@ -187,15 +188,12 @@ def measure_whole(made: dict, per_skill: int, rewrite=None, seed: int = 0) -> li
 
 def whole_table(rows: list[dict]) -> str:
     "The rows of `measure_whole` as a Markdown table."
-    lines = [
-        "| | toy GenEval, % | seconds a picture | passes of the network |",
-        "|---|---:|---:|---:|",
+    heads = ("", "toy GenEval, %", "seconds a picture", "passes of the network")
+    cells = [
+        (r["name"], f"{100 * r['score']:.0f}", f"{r['seconds']:.2f}", r["passes"]) for r in rows
     ]
-    for r in rows:
-        lines.append(
-            f"| {r['name']} | {100 * r['score']:.0f} | {r['seconds']:.2f} | {r['passes']} |"
-        )
-    return "\n".join(lines)
+    sides = ("left", "right", "right", "right")
+    return tabulate(cells, heads, "pipe", disable_numparse=True, colalign=sides)
 
 # %% ../../nbs/12_lens/lineage.ipynb #11d00026
 def draw_whole(made: dict, rows: list[dict], rewrite=None, prompts: int = 6, seed: int = 20_000):
@@ -223,9 +221,9 @@ def whole(out, config: WholeConfig | None = None, log=print) -> list[dict] | Non
         return None
     rows = measure_whole(made, config.per_skill, rewrite, config.seed)
     with atomic_write(out / "whole.json") as tmp:
-        Path(tmp).write_text(json.dumps(rows, indent=1))
+        Path(tmp).write_text(json.dumps(rows, indent=1), "utf8")
     with atomic_write(out / "scores.md") as tmp:
-        Path(tmp).write_text(whole_table(rows) + "\n")
+        Path(tmp).write_text(whole_table(rows) + "\n", "utf8")
     with atomic_write(out / "lineage.png") as tmp:
         draw_whole(made, rows, rewrite).savefig(tmp, format="png", dpi=150)
     write_lineage(out / "turbo/pipeline", whole=rows)

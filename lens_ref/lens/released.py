@@ -73,5 +73,5 @@ def tiny_released(folder: str | Path, seed: int = 0) -> LensPipeline:
     # a released index knows nothing of our defaults
     index = {k: v for k, v in read_index(folder).items() if k != "defaults"}
     with atomic_write(Path(folder) / "model_index.json") as tmp:
-        Path(tmp).write_text(json.dumps(index, indent=2))
+        Path(tmp).write_text(json.dumps(index, indent=2), "utf8")
     return pipe

@@ -6,6 +6,7 @@
 __all__ = ['thin', 'is_thin', 'weight_changes', 'add_weight_changes', 'mark', 'save_change', 'load_change']
 
 # %% ../../nbs/08_pretrain/deltas.ipynb #07e00003
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..core.checkpoints import read_index
 from ..core.config import CheckpointError, ConfigError
-from ..core.files import atomic_folder, load_tensors, save_tensors
+from ..core.files import atomic_folder, load_tensors, save_tensors, shipped
 
 # %% ../../nbs/08_pretrain/deltas.ipynb #07e00006
 def thin(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -66,7 +67,7 @@ def add_weight_changes(weights: dict, tensors: dict):
 # %% ../../nbs/08_pretrain/deltas.ipynb #07e00009
 def mark(weights) -> float:
     "A number that tells one set of weights from another."
-    return float(sum(w.double().abs().sum() for w in weights))
+    return float(sum(w.cpu().double().abs().sum() for w in weights))  # mps has no float64
 
 
 def save_change(
@@ -78,27 +79,35 @@ def save_change(
     All other parts are those of `base`; `defaults` are the size, steps and guidance to draw with.
     `LensPipeline.from_pretrained(folder)` loads it.
     Raises `ConfigError` if the transformers are of different shapes."""
-    folder = Path(folder)
+    folder, base = Path(folder), shipped(base)
     if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in now.items()}:
         raise ConfigError(
             f"base: the transformer in {base} has other shapes; save the pipeline whole, "
             "with save_pretrained"
         )
     tensors = {k: v.to(torch.bfloat16) for k, v in weight_changes(now, before, rank).items()}
-    index = read_index(base) | dict(base=os.path.relpath(Path(base).resolve(), folder.resolve()))
+    index = read_index(base) | dict(base=_way(folder, base))
     if defaults is not None:
         index["defaults"] = defaults
     about = dict(rank=rank, base=mark(before.values()))
     with atomic_folder(folder) as tmp:
         save_tensors(tensors, Path(tmp) / "change.safetensors", about)
-        (Path(tmp) / "model_index.json").write_text(json.dumps(index, indent=1))
+        (Path(tmp) / "model_index.json").write_text(json.dumps(index, indent=1), "utf8")
     loaded = {k: v.clone() for k, v in before.items()}
     add_weight_changes(loaded, tensors)
     return 1 - _distance(loaded, now) / max(_distance(before, now), 1e-30)
 
 
+def _way(folder, base) -> str:
+    "How to get from `folder` to `base`, with the slashes that every system reads."
+    there = Path(base).resolve()
+    with contextlib.suppress(ValueError):  # on another drive of Windows there is no such way
+        there = Path(os.path.relpath(there, Path(folder).resolve()))
+    return there.as_posix()
+
+
 def _distance(a: dict, b: dict) -> float:
-    return sum(float((a[k].double() - b[k].double()).square().sum()) for k in a)
+    return sum(float((a[k].cpu().double() - b[k].cpu().double()).square().sum()) for k in a)
 
 
 def load_change(model, folder, base):

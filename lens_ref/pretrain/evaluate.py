@@ -7,11 +7,12 @@ __all__ = ['Prompt', 'make_prompts', 'wilson', 'share', 'summarize', 'failures',
            'evaluate_sizes', 'table_markdown']
 
 # %% ../../nbs/08_pretrain/11_evaluate.ipynb #cda8f75e
-import math
 import random
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import binomtest
+from tabulate import tabulate
 
 from ..core.config import DataError
 from ..data.reader import NEEDED, Checker, holds, passes, scene_facts
@@ -45,12 +46,12 @@ def make_prompts(
     return out
 
 # %% ../../nbs/08_pretrain/11_evaluate.ipynb #8780f4f0
-def wilson(passed: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    "95% interval of a share: (low, high). Wilson 1927."
-    p, d = passed / n, 1 + z * z / n
-    middle = (p + z * z / (2 * n)) / d
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    return max(0.0, middle - half), min(1.0, middle + half)
+def wilson(passed: float, n: int) -> tuple[float, float]:
+    "95% interval of a share: (low, high). Wilson 1927. Raises `DataError` for no images."
+    if not n:
+        raise DataError("a share of no images has no interval; score at least one")
+    found = binomtest(round(passed), n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def share(outcome: list) -> dict:
@@ -120,8 +121,9 @@ def evaluate_sizes(pipe, sizes: list, **kwargs) -> dict:
 
 def table_markdown(table: dict, first: str = "skill") -> str:
     "A Markdown table of scores in percent with their intervals; `first` names the first column."
-    lines = [f"| {first} | passed, % | 95% interval | images |", "|---|---|---|---|"]
+    rows = []
     for name, row in table.items():
         score, low, high = (f"{100 * row[k]:.0f}" for k in ("score", "low", "high"))
-        lines.append(f"| {name} | {score} | {low} to {high} | {row['n']} |")
-    return "\n".join(lines)
+        rows.append((name, score, f"{low} to {high}", row["n"]))
+    heads = (first, "passed, %", "95% interval", "images")
+    return tabulate(rows, heads, "pipe", disable_numparse=True)

@@ -8,10 +8,10 @@ __all__ = ['CAPTION_STYLES', 'captioned', 'AblationConfig', 'caption_cache', 'sc
 
 # %% ../../nbs/08_pretrain/12_findings.ipynb #7ba7ec7d
 import json
-import multiprocessing
+
 import os
 import random
-from concurrent.futures import ProcessPoolExecutor
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import torch
 from ..core.config import Config, ConfigError
 from ..core.files import atomic_write, data_path, save_tensors
 from ..core.loop import Learner, resume, train
+from ..core.parallel import worker_pool
 from ..core.runs import keep_plan
 from ..data.drawing import render
 from ..data.wording import brief_caption, dense_caption
@@ -111,7 +112,7 @@ def run_one(out, kind: str, seed: int, config: AblationConfig, base) -> list[dic
     in `out/<kind>_<seed>.json`."""
     torch.set_num_threads(1)  # the runs stand side by side
     path, folder = Path(out) / f"{kind}_{seed}.json", Path(out) / f"{kind}_{seed}"
-    rows = json.loads(path.read_text()) if path.is_file() else []
+    rows = json.loads(path.read_text("utf8")) if path.is_file() else []
     pipe = LensPipeline.from_pretrained(base)
     if rows and rows[-1]["step"] == config.steps:
         return rows
@@ -129,7 +130,7 @@ def run_one(out, kind: str, seed: int, config: AblationConfig, base) -> list[dic
             scores = score(drawer, config.per_skill)
         rows.append(dict(kind=kind, seed=seed, step=learner.step, **scores))
         with atomic_write(path) as tmp:
-            Path(tmp).write_text(json.dumps(rows))
+            Path(tmp).write_text(json.dumps(rows), "utf8")
 
     note()
     for _ in train(learner, pretrain_step, data, folder=folder, log=_quiet):
@@ -153,13 +154,13 @@ def ablate_captions(out, config: AblationConfig | None = None, base=None, log=pr
     runs = [(kind, seed) for seed in range(config.seeds) for kind in CAPTION_STYLES]
     jobs = [(out, kind, seed, config, base) for kind, seed in runs]
     workers, rows = min(config.workers or os.cpu_count() or 1, len(jobs)), []
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         for (kind, seed), result in zip(runs, pool.map(run_one, *zip(*jobs))):
             dense, brief = (result[-1][style]["overall"] for style in ("dense", "brief"))
             log(f"{kind}, seed {seed}: dense prompts {dense:.2f}, brief prompts {brief:.2f}")
             rows += result
     with atomic_write(out / "captions.json") as tmp:
-        Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)))
+        Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)), "utf8")
     return rows
 
 

@@ -19,7 +19,7 @@ from diffusers.configuration_utils import FrozenDict
 
 from ..core.checkpoints import local_folder, read_index
 from ..core.config import CheckpointError, ConfigError, nearest
-from ..core.files import atomic_folder, atomic_write
+from ..core.files import atomic_folder, atomic_write, shipped
 from ..dit.checkpoints import load_transformer, transformer_config
 from ..dit.transformer import LensTransformer2DModel
 from .deltas import load_change
@@ -212,7 +212,7 @@ def load_parts(folder, spec: dict, parts: dict) -> dict:
 
 def _write_index(path, content: dict):
     with atomic_write(path) as tmp:
-        Path(tmp).write_text(json.dumps(content, indent=1))
+        Path(tmp).write_text(json.dumps(content, indent=1), "utf8")
 
 
 class FolderMixin:
@@ -248,7 +248,7 @@ class FolderMixin:
         parts: `transformer`, `vae` or `text_encoder` to take instead of the folder's;
         `text_encoder=None` leaves it out. For a released one also what `released_parts` takes.
         Raises `CheckpointError` naming what is missing or cut short."""
-        dtype = dtype or torch_dtype
+        dtype, folder = dtype or torch_dtype, shipped(folder)
         if not Path(folder).is_dir() and str(folder).count("/") == 1:
             folder = local_folder(folder)
         spec = read_index(folder)

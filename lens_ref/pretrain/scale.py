@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 from ..core.arguments import Fields, command
@@ -289,7 +290,7 @@ def this_card(device: torch.device) -> tuple[str, float]:
         gb = torch.cuda.get_device_properties(device).total_memory / 1e9
         return listed_card(torch.cuda.get_device_name(device), gb), gb
     node = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
-    return "CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // node / 1e9
+    return "CPU", psutil.virtual_memory().total // node / 1e9
 
 
 def this_plan(

@@ -302,7 +302,7 @@ def sharded_checkpoints(folder) -> list[Path]:
 def is_whole_folder(path) -> bool:
     "Are all files there that were written, at the size they had?"
     try:
-        sizes = json.loads((Path(path) / "files.json").read_text())
+        sizes = json.loads((Path(path) / "files.json").read_text("utf8"))
     except (OSError, ValueError):
         return False
     files = {Path(path) / name: size for name, size in sizes.items()}
@@ -312,7 +312,7 @@ def is_whole_folder(path) -> bool:
 def finish_folder(tmp: Path, final: Path, keep_last: int):
     "List the files of `tmp`, give it its name, and keep the newest `keep_last` whole folders."
     listed = tmp / "files.json"
-    with open(listed, "w") as f:
+    with open(listed, "w", encoding="utf8") as f:
         json.dump({p.name: p.stat().st_size for p in tmp.iterdir() if p != listed}, f)
         f.flush()
         os.fsync(f.fileno())

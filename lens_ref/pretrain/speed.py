@@ -7,7 +7,6 @@ __all__ = ['compare_speed', 'time_parts', 'time_generation']
 
 # %% ../../nbs/08_pretrain/speed.ipynb #363bc9f7
 import contextlib
-import resource
 import statistics
 import time
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.machine import peak_memory
 from ..dit.positions import joint_mask, rope_table
 from ..dit.presets import DiTConfig, preset
 from ..dit.transformer import LensTransformer2DModel, init_weights, modulate
@@ -166,13 +166,6 @@ def time_parts(
     return seconds | {"rest": step - sum(seconds.values()), "step": step}
 
 # %% ../../nbs/08_pretrain/speed.ipynb #c0570015
-def _peak(device) -> float:
-    "Peak memory in GB: of the device, or of this process on a CPU."
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 def _watched(calls: list, run, sync):
     "`run`, which appends its seconds to `calls`."
 
@@ -240,7 +233,8 @@ def time_generation(
     compiled, is told apart. Without a `prompt`, random features of `text_tokens` stand for the text
     encoder's."""
     device = pipe.device
-    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    waits = dict(cuda=torch.cuda.synchronize, mps=torch.mps.synchronize)
+    sync = waits.get(device.type, lambda: None)
     settings = {k: v for k, v in pipe.transformer.config.items() if not k.startswith("_")}
     config = DiTConfig.from_dict(settings)
     ask = dict(height=height, width=width, num_inference_steps=steps, guidance_scale=guidance)
@@ -261,4 +255,4 @@ def time_generation(
     for part in rounds[0]:
         out[part] = statistics.median(r[part] for r in rounds[1:])
     flops = image_flops(config, height * width // 256, text_tokens, steps, guidance)
-    return out | {"peak GB": _peak(device), "TFLOP/s": flops / out["steps"] / 1e12}
+    return out | {"peak GB": peak_memory(device) / 1e9, "TFLOP/s": flops / out["steps"] / 1e12}

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import random
-import resource
 import shutil
 import time
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from pathlib import Path
 import torch
 
 from ..core.config import Config, ConfigError, DataError
-from ..core.files import atomic_folder, atomic_write, save_tensors
+from ..core.files import atomic_folder, atomic_write, save_tensors, shipped
 from ..core.loop import Learner, train
+from ..core.machine import peak_memory
 from ..core.parallel import Shard, agree, alone, rank, together, wait, world_size
 from ..core.pictures import from_uint8
 from ..core.runs import StopSignal, command_line, git_commit, keep_plan
@@ -239,12 +239,12 @@ def record(out, stage, start, **reached):
         minutes=round((time.monotonic() - start) / 60, 1),
         processes=world_size(),
         cores=os.cpu_count(),
-        peak_gb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        peak_gb=round(peak_memory() / 1e9, 2),
         torch=torch.__version__,
         **reached,
     )
     with atomic_write(out / "made" / f"{stage}.json") as tmp:
-        Path(tmp).write_text(json.dumps(made, indent=1))
+        Path(tmp).write_text(json.dumps(made, indent=1), "utf8")
 
 # %% ../../nbs/08_pretrain/toy.ipynb #7c0b0003
 def follow(name, learner, step_fn, data, out, log=print, apart=False, **how) -> bool:
@@ -323,6 +323,7 @@ def stage_text(out, config, source, log=print) -> bool:
 
 def check_base(base):
     "DataError naming a part that the pipeline saved in `base` has not."
+    base = shipped(base)
     for part in ("vae", "text_encoder", "transformer"):
         if not (Path(base) / part / "config.json").is_file():
             raise DataError(
@@ -334,18 +335,19 @@ def check_base(base):
 def take_parts(out, base):
     """Copy autoencoder, text encoder and transformer of the pipeline saved in `base` to `out`,
     where the stages that make them find them done."""
+    base = shipped(base)
     for part in ("vae", "text_encoder", "transformer"):
         if (out / part).is_dir():
             continue
         with atomic_folder(out / part) as tmp:
             shutil.copytree(Path(base) / part, tmp, dirs_exist_ok=True)
     lineage = Path(base) / "lineage.json"
-    known = json.loads(lineage.read_text())["stages"] if lineage.is_file() else []
+    known = json.loads(lineage.read_text("utf8"))["stages"] if lineage.is_file() else []
     for made in known:
         if made["stage"] == "mixed":
             continue  # this run writes its own
         with atomic_write(out / "made" / f"{made['stage']}.json") as tmp:
-            Path(tmp).write_text(json.dumps(made, indent=1))
+            Path(tmp).write_text(json.dumps(made, indent=1), "utf8")
 
 
 def frozen(out):
@@ -548,7 +550,7 @@ def build(out, config: LineageConfig | None = None, source=None, log=print):
         return None
     pipe.save_pretrained(out / "pipeline")
     records = sorted((out / "made").glob("*.json"), key=lambda p: p.stat().st_mtime)
-    made = [json.loads(p.read_text()) for p in records]
+    made = [json.loads(p.read_text("utf8")) for p in records]
     write_lineage(out / "pipeline", config=config.to_dict(), stages=made)
     return pipe
 
@@ -556,6 +558,6 @@ def build(out, config: LineageConfig | None = None, source=None, log=print):
 def write_lineage(folder, **facts):
     "Add `facts` to `lineage.json` beside a saved pipeline."
     path = Path(folder) / "lineage.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    known = json.loads(path.read_text("utf8")) if path.is_file() else {}
     with atomic_write(path) as tmp:
-        Path(tmp).write_text(json.dumps(known | facts, indent=1))
+        Path(tmp).write_text(json.dumps(known | facts, indent=1), "utf8")

@@ -11,9 +11,10 @@ import functools
 import re
 from dataclasses import dataclass
 
+from rapidfuzz.distance.Levenshtein import distance as edit_distance
+
 from ..data.words import ADJECTIVES, LANGUAGES, NOUNS, NUMBERS, PLURALS
 from ..data.world import COLORS, KINDS, SETTINGS
-from ..rl.judges import edit_distance
 
 # %% ../../nbs/10_reasoner/requests.ipynb #888e01b3
 _GRAMMAR = {

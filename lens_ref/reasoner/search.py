@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
+import numpy as np
+from scipy.stats import bootstrap
 
 from ..core.config import Config, ConfigError, LensError
 from ..core.files import atomic_write, json_bytes, json_lines
@@ -39,11 +40,14 @@ def paired_bootstrap(before, after, n: int = 4000, seed: int = 0) -> dict[str, f
             f"paired_bootstrap: {len(before)} and {len(after)} outcomes; "
             "give two lists of one length, not empty"
         )
-    d = torch.tensor(after, dtype=torch.float64) - torch.tensor(before, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    means = d[torch.randint(len(d), (n, len(d)), generator=generator)].mean(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return dict(gain=d.mean().item(), low=low, high=high, p=(means <= 0).double().mean().item())
+    d = np.subtract(after, before, dtype=np.float64)
+    gain = float(d.mean())
+    if len(d) == 1:  # which can be drawn again in one way alone
+        return dict(gain=gain, low=gain, high=gain, p=float(gain <= 0))
+    drawn = bootstrap((d,), np.mean, n_resamples=n, method="percentile", rng=seed)
+    low, high = map(float, drawn.confidence_interval)
+    share_not_above = float((drawn.bootstrap_distribution <= 0).mean())
+    return dict(gain=gain, low=low, high=high, p=share_not_above)
 
 # %% ../../nbs/10_reasoner/search.ipynb #ba87500b
 @dataclass
@@ -455,7 +459,7 @@ def search_report(search: Search, best: Candidate, pipes: dict) -> dict:
 # %% ../../nbs/10_reasoner/search.ipynb #49fa32fd
 def pipeline_fingerprint(pipe) -> str:
     "A number that changes with the weights."
-    sizes = [p.detach().double().abs().sum().item() for p in pipe.transformer.parameters()]
+    sizes = [p.detach().cpu().double().abs().sum().item() for p in pipe.transformer.parameters()]
     return f"{sum(sizes):.6f}"
 
 

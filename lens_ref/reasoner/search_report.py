@@ -6,6 +6,8 @@
 __all__ = ['search_table', 'transfer_table', 'draw_search']
 
 # %% ../../nbs/10_reasoner/search_report.ipynb #1eff50b9
+from tabulate import tabulate
+
 from ..data.world import SKILLS
 
 # %% ../../nbs/10_reasoner/search_report.ipynb #0b8d6ea3
@@ -33,31 +35,25 @@ def _own_pictures(result) -> int:
     return result["images"] - 3 * config["held_out"] * len(SKILLS) * len(config["also"])
 
 
-def _row(*cells) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
 def search_table(results: list[dict]) -> str:
     """Markdown: share of held-out wishes fulfilled, by reasoner and system prompt.
 
     Without a reasoner and, for each reasoner in the results, with the start prompt and the one
     found; mean (lowest to highest seed), or the 95% interval of one seed.
     """
-    lines = [
-        "| reasoner | system prompt | fulfilled, % | gain over no reasoner, points | seeds "
-        "| pictures of a search |",
-        "|---|---|---|---|---:|---:|",
-    ]
+    heads = ("reasoner", "system prompt", "fulfilled, %", "gain over no reasoner, points")
+    heads, lines = (*heads, "seeds", "pictures of a search"), []
     for name in dict.fromkeys(r["reasoner"] for r in results):
         mine = [r for r in results if r["reasoner"] == name]
         fulfilled = {arm: _mean([r["scores"][arm]["all"] for r in mine]) for arm in _ARMS}
         if name == results[0]["reasoner"]:
-            lines.append(_row("none", "", fulfilled["none"], "", len(mine), ""))
+            lines.append(("none", "", fulfilled["none"], "", len(mine), ""))
         for arm in ("start", "found"):
             pictures = max(map(_own_pictures, mine)) if arm == "found" else ""
             gain = _mean_gain(mine, arm)
-            lines.append(_row(name, _ARMS[arm], fulfilled[arm], gain, len(mine), pictures))
-    return "\n".join(lines)
+            lines.append((name, _ARMS[arm], fulfilled[arm], gain, len(mine), pictures))
+    sides = (*["left"] * 4, "right", "right")
+    return tabulate(lines, heads, "pipe", disable_numparse=True, colalign=sides)
 
 
 def _gain(result) -> float:
@@ -69,16 +65,14 @@ def transfer_table(results: list[dict]) -> str:
 
     And what share of the gain stays.
     """
-    lines = [
-        "| pipeline | none, % | by hand, % | found, % | share of the gain that stays, % |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ("pipeline", "none, %", "by hand, %", "found, %", "share of the gain that stays, %")
+    lines = []
     for r in results:
         for name, x in {r.get("model", "searched on"): r, **r["also"]}.items():
             fulfilled = [_mean([x["scores"][arm]["all"]]) for arm in _ARMS]
             stays = f"{100 * _gain(x) / _gain(r):.0f}" if _gain(r) else ""
-            lines.append(_row(name, *fulfilled, stays))
-    return "\n".join(lines)
+            lines.append((name, *fulfilled, stays))
+    return tabulate(lines, heads, "pipe", disable_numparse=True)
 
 
 def _draw_rounds(ax, result):

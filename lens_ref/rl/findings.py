@@ -8,17 +8,19 @@ __all__ = ['FEW', 'PROMPT_ARMS', 'about', 'few_categories', 'arm_prompts', 'RLAb
 
 # %% ../../nbs/09_rl/findings.ipynb #09e00003
 import json
-import multiprocessing
+
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 
 from ..core.config import Config, DataError
 from ..core.files import atomic_write, data_path
+from ..core.parallel import worker_pool
 from ..core.runs import keep_plan
 from ..data.world import KINDS, SKILLS
 from ..pretrain.evaluate import evaluate
@@ -106,13 +108,13 @@ def run_prompt_arm(out, arm: str, seed: int, config: RLAblationConfig, base) -> 
     path = Path(out) / f"{arm.replace(' ', '_')}_{seed}.json"
     pipe = LensPipeline.from_pretrained(base)
     if path.is_file():
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf8"))
     row = dict(arm=arm, seed=seed)
     if arm != "base":
         pipe = trained(row, pipe, config)
     row["scores"] = unguided(pipe, config, seed)
     with atomic_write(path) as tmp:
-        Path(tmp).write_text(json.dumps(row))
+        Path(tmp).write_text(json.dumps(row), "utf8")
     return row
 
 
@@ -152,12 +154,12 @@ def ablate_rl(out, config: RLAblationConfig | None = None, base=None, log=print)
     pairs = [(arm, seed) for seed in range(config.seeds) for arm in ("base", *PROMPT_ARMS)]
     jobs, rows = [(out, arm, seed, config, base) for arm, seed in pairs], []
     workers = min(config.workers or os.cpu_count() or 1, len(jobs))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         for row in pool.map(run_prompt_arm, *zip(*jobs)):
             log(_told(row))
             rows.append(row)
     with atomic_write(out / "rl.json") as tmp:
-        Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)))
+        Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)), "utf8")
     return rows
 
 
@@ -174,10 +176,9 @@ def rl_table(rows: list[dict]) -> str:
     """Markdown: a line for each arm, mean (lowest to highest seed).
 
     Score in all, in text and in the other skills, what its held-out reward gained, minutes."""
-    heads = (
-        "trained on | prompts | overall | text | other skills | held-out reward gained | minutes"
-    )
-    lines = [f"| {heads} |", "|---|---:|---|---|---|---|---:|"]
+    heads = ("trained on", "prompts", "overall", "text", "other skills")
+    heads += ("held-out reward gained", "minutes")
+    lines = []
     for arm in ("base", *PROMPT_ARMS):
         mine = [r for r in rows if r["arm"] == arm]
         cells = [arm, str(mine[0].get("prompts", ""))]
@@ -189,8 +190,9 @@ def rl_table(rows: list[dict]) -> str:
             gained = [r["held_out"][-1]["reward"] - r["held_out"][0]["reward"] for r in mine]
             took = sum(r["seconds"][-1] for r in mine) / len(mine) / 60
             cells += [_cell(gained), f"{took:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    sides = ("left", "right", "left", "left", "left", "left", "right")
+    return tabulate(lines, heads, "pipe", disable_numparse=True, colalign=sides)
 
 
 def draw_race(rows: list[dict], images: int):

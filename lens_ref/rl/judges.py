@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXAMINER', 'Verdict', 'kind_of', 'check_judged', 'misfit', 'surplus', 'ExactJudge', 'parse_digit', 'EndpointJudge',
-           'agreement', 'edit_distance', 'likeness', 'rapid_ocr', 'OcrJudge', 'ScorerJudge', 'Combined', 'Overlapped']
+           'agreement', 'likeness', 'rapid_ocr', 'OcrJudge', 'ScorerJudge', 'Combined', 'Overlapped']
 
 # %% ../../nbs/09_rl/judges.ipynb #83380193
 import re
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from rapidfuzz.distance.Levenshtein import distance as edit_distance
 
 from ..clients.chat import Request
 from ..core.config import ConfigError, DataError
@@ -227,16 +228,6 @@ def agreement(a: list, b: list, key=kind_of) -> dict:
     return rows | dict(all=_shares(every)) if rows else {}
 
 # %% ../../nbs/09_rl/judges.ipynb #e84e0321
-def edit_distance(a: str, b: str) -> int:
-    "Levenshtein's: how many letters must be put in, taken out or changed."
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        old, row = row, [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(row[-1] + 1, old[j] + 1, old[j - 1] + (x != y)))
-    return row[-1]
-
-
 def _plain(s: str) -> str:
     "Without differences in width of letters and in spaces."
     return " ".join(unicodedata.normalize("NFKC", s).split())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.config import ConfigError, DataError, nearest
+from ..core.machine import widest
 from ..dit.flow import to_x0
 
 # %% ../../nbs/09_rl/13_nft.ipynb #2c30a169
@@ -71,7 +72,7 @@ def _sided_error(x0_side: Tensor, x0: Tensor, weight: Tensor | None) -> Tensor:
     "Squared error of one side per sample `[B]`, over `weight [B]` or its own size as a constant."
     error = (x0_side - x0).flatten(1)
     if weight is None:
-        size = error.detach().abs().double().mean(1)
+        size = widest(error.detach().abs()).mean(1)
         weight = size.clamp(min=1e-5).to(error.dtype)
     return error.square().mean(1) / weight
 

@@ -145,10 +145,10 @@ def _save(out: Path, model, run: RLRun, made: dict) -> LensPipeline:
     scores, history = run.rollouts.held_out.scores, run.learner.history
     curves = dict(made=made, rounds=run.rollouts.rounds, scores=scores, history=history)
     with atomic_write(out / "curves.json") as tmp:
-        Path(tmp).write_text(json.dumps(curves))
+        Path(tmp).write_text(json.dumps(curves), "utf8")
     pipe, before = run.improved(), Path(model) / "lineage.json"
     pipe.save_pretrained(out / "pipeline")
-    known = json.loads(before.read_text()) if before.is_file() else {}
+    known = json.loads(before.read_text("utf8")) if before.is_file() else {}
     write_lineage(out / "pipeline", **known, rl=made)
     return pipe
 

@@ -97,14 +97,14 @@ class TextEncoder:
         sizes = self.model.config.to_dict()
         config = dict(model=sizes, layers=self.layers, max_length=self.max_length)
         with atomic_write(folder / "config.json") as temp:
-            Path(temp).write_text(json.dumps(config, indent=1))
+            Path(temp).write_text(json.dumps(config, indent=1), "utf8")
 
     @classmethod
     def load(cls, folder) -> "TextEncoder":
         "Read what `save` wrote, as float32. `CheckpointError` names the file that is wrong."
         path = Path(folder) / "config.json"
         try:
-            config = json.loads(path.read_text())
+            config = json.loads(path.read_text("utf8"))
             sizes = TextConfig.from_dict(config["model"])
             layers, longest = config["layers"], config["max_length"]
         except (OSError, ValueError, KeyError, TypeError) as e:

@@ -9,20 +9,22 @@ __all__ = ['NAMES', 'TEACHERS', 'TURBO_ARMS', 'frechet', 'facts_of', 'FeatureNet
 
 # %% ../../nbs/11_turbo/findings.ipynb #11c00002
 import json
-import multiprocessing
+
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.config import Config
 from ..core.files import atomic_write, data_path, load_tensors, save_tensors
 from ..core.loop import Learner, train
+from ..core.parallel import worker_pool
 from ..core.pictures import from_uint8
 from ..core.runs import keep_plan
 from ..data.drawing import render
@@ -45,7 +47,7 @@ from .stage import chances, condition, twin
 def frechet(a: Tensor, b: Tensor) -> float:
     """Squared Fréchet distance of Gaussians fitted to two sets of features `[N, D]` and `[M, D]`
     (arXiv 1706.08500); in double precision."""
-    a, b = a.double(), b.double()
+    a, b = a.cpu().double(), b.cpu().double()
     root = lambda m: (lambda w, v: v * w.clamp(min=0).sqrt() @ v.T)(*torch.linalg.eigh(m))
     half = root(torch.cov(a.T))
     cross = (
@@ -349,7 +351,7 @@ def run_turbo_arm(out, arm: str, seed: int, config: TurboAblationConfig, base) -
     torch.set_num_threads(1)  # the runs stand side by side
     path, start = Path(out) / f"{slug(arm)}_{seed}.json", time.monotonic()
     if path.is_file():
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf8"))
     pipe = (
         LensPipeline.from_pretrained(base, device=config.device)
         if arm in TEACHERS
@@ -374,7 +376,7 @@ def run_turbo_arm(out, arm: str, seed: int, config: TurboAblationConfig, base) -
             for n in (1, 2, 8)
         }
     with atomic_write(path) as tmp:
-        Path(tmp).write_text(json.dumps(row))
+        Path(tmp).write_text(json.dumps(row), "utf8")
     return json.loads(json.dumps(row))
 
 # %% ../../nbs/11_turbo/findings.ipynb #11c0000e
@@ -397,13 +399,13 @@ def ablate_turbo(
     starts = [(out, seed, config, base) for seed in seeds]
     workers = min(config.workers or os.cpu_count() or 1, len(jobs))
     rows = []
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         list(pool.map(warm_one, *zip(*starts)))
         for row in pool.map(run_turbo_arm, *zip(*jobs)):
             log(_arm_line(row))
             rows.append(row)
     with atomic_write(out / "turbo.json") as tmp:
-        Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)))
+        Path(tmp).write_text(json.dumps(dict(config=config.to_dict(), rows=rows)), "utf8")
     return rows
 
 
@@ -419,19 +421,19 @@ def _mean(rows: list, key: str) -> float:
     return sum(r[key] for r in rows) / len(rows)
 
 
-def _table_row(name: str, scores: list, measured: dict, teacher: dict, passes, took="") -> str:
+def _table_row(name: str, scores: list, measured: dict, teacher: dict, passes, took="") -> tuple:
     "One row: the score, and `measured` as shares of the teacher's."
     share = {k: measured[k] / teacher[k] for k in ("diversity", "frechet", "detail")}
     score = 100 * sum(s["overall"] for s in scores) / len(scores)
-    shares = f"{share['diversity']:.0%} | {share['frechet']:.2f} | {share['detail']:.0%}"
-    return f"| {name} | {score:.0f} | {shares} | {passes} | {took} |"
+    shares = f"{share['diversity']:.0%}", f"{share['frechet']:.2f}", f"{share['detail']:.0%}"
+    return name, f"{score:.0f}", *shares, passes, took
 
 
 def turbo_table(rows: list[dict]) -> str:
     """Markdown: score, diversity, Fréchet distance and detail of each arm (the last three as shares
     of the 20-step teacher's), passes for a picture, minutes; means over seeds."""
-    columns = "toy GenEval, % | diversity | Fréchet distance | detail | passes | minutes"
-    lines = [f"| beside the 20-step teacher | {columns} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    heads = ("beside the 20-step teacher", "toy GenEval, %", "diversity", "Fréchet distance")
+    heads, lines = (*heads, "detail", "passes", "minutes"), []
     keys = ("diversity", "frechet", "detail")
     first = [r for r in rows if r["arm"] == next(iter(TEACHERS))]
     teacher = {k: _mean(first, k) for k in keys}
@@ -446,10 +448,10 @@ def turbo_table(rows: list[dict]) -> str:
             name = f"{r['arm']}, steps: {n}"
             lines.append(_table_row(name, [m["scores"]], m, teacher, m["passes"]))
     floor = _mean(first, "floor") / teacher["frechet"]
-    lines.append(f"| renders of other scenes | | | {floor:.2f} | | | |")
-    return "\n".join(lines) + _timed_line(
-        next((r["seconds"] for r in rows if "seconds" in r), None)
-    )
+    lines.append(("renders of other scenes", "", "", f"{floor:.2f}", "", "", ""))
+    sides = ("left", *["right"] * 6)
+    text = tabulate(lines, heads, "pipe", disable_numparse=True, colalign=sides)
+    return text + _timed_line(next((r["seconds"] for r in rows if "seconds" in r), None))
 
 
 def _timed_line(timed: dict | None) -> str:

@@ -322,6 +322,6 @@ def go_back(run: TurboRun, folder) -> Path:
     ]
     wait()
     for p in bad if rank() == 0 else ():
-        p.rename(p.with_name(p.name + ".bad"))
+        p.replace(p.with_name(p.name + ".bad"))
     wait()
     return L.resume(folder, run.step, run.rounds, ("steps",))

@@ -264,7 +264,7 @@ def distill(
     scores = run.watch.scores if run.watch else []
     with atomic_write(out / "curves.json") as tmp:
         curves = dict(made=made, scores=scores, history=run.learner.history)
-        Path(tmp).write_text(json.dumps(curves))
+        Path(tmp).write_text(json.dumps(curves), "utf8")
     return _save_student(run, out, model, made)
 
 
@@ -295,7 +295,7 @@ def _save_student(run: TurboRun, out: Path, model, made: dict) -> LensPipeline:
     now = pipe.transformer.state_dict()
     kept = save_change(now, start, out / "change", model, pipe.defaults)
     made["share of the change that rank 16 keeps"] = round(kept, 4)
-    lineage = json.loads(before.read_text()) if before.is_file() else {}
+    lineage = json.loads(before.read_text("utf8")) if before.is_file() else {}
     for folder in (out / "pipeline", out / "change"):
         write_lineage(folder, **lineage, turbo=made)
     return pipe
