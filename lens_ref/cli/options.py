@@ -102,7 +102,7 @@ def _probe(option: str, path: Path, folder: Path):
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
-        raise ConfigError(f"{option}: {path} cannot be made, since {folder} is a file")
+        raise ConfigError(f"{option}: {path} cannot be made, since {folder.name} is a file")
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".lens-ref-"):
         pass
 

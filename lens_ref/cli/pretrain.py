@@ -168,16 +168,16 @@ def check_format(path: str, kind: str, height: int, width: int):
     Raises `ConfigError` if the format does not take it: some are for two colours, or small ones."""
     from PIL import Image
 
-    file, found = io.BytesIO(), (width, height)
+    file, why = io.BytesIO(), ""
     try:
         Image.new("RGB", (width, height)).save(file, kind)
-        if kind in Image.OPEN:
-            found = Image.open(file).size
+        if kind in Image.OPEN and (kept := Image.open(file).size) != (width, height):
+            why = f"it keeps {kept[0]}x{kept[1]}"
     except Exception as e:
-        found = str(e).splitlines()[0][:90] if str(e) else type(e).__name__
-    if found != (width, height):
+        why = str(e).splitlines()[0][:90] if str(e) else type(e).__name__
+    if why:
         raise ConfigError(
-            f"--out: {path}: {kind} takes no coloured picture of {width}x{height} ({found}); "
+            f"--out: {path}: {kind} takes no coloured picture of {width}x{height} ({why}); "
             f"try {Path(path).stem}.png"
         )
 
