@@ -532,10 +532,12 @@ def test_sigterm_to_the_launcher_stops_with_a_checkpoint_and_the_run_goes_on(tmp
         4,
         "--device",
         "cpu",
-        "--set",
-        "warmup=2",
-        "log_every=1",
-        "checkpoint_every=0",
+        "--warmup",
+        2,
+        "--log-every",
+        1,
+        "--checkpoint-every",
+        0,
     ]
     command = [
         "-m",
@@ -598,7 +600,7 @@ def test_sigterm_to_the_launcher_stops_with_a_checkpoint_and_the_run_goes_on(tmp
         (["--batch-size", "64"], "batch_size=64: is more than the 16 samples"),
         (["--parallel", "zero"], "ScaleConfig.parallel='zero'"),
         (["--preset", "lens"], "in_channels=128, and the cache has 32"),
-        (["--set", "lr"], "write FIELD=VALUE"),
+        (["--lr", "fast"], "--lr: 'fast' is no finite number"),
         (["--set", "lerning=1"], "lerning"),
         (["--logs", "tensorbord"], "did you mean 'tensorboard'"),
         (["--held-out", "16"], "held_out=16"),
@@ -887,9 +889,9 @@ def test_the_planner_accepts_what_the_page_tells_to_type(n, options, monkeypatch
     "On 80 GB a card, with captions of 256 tokens; and the batch can be cut."
     monkeypatch.setattr(S, "world_size", lambda: n)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(min(n, 8)))
-    a = S.pretrain_parser().parse_args(options)
-    scale = D.ScaleConfig(a.parallel, a.shard, a.checkpointing, a.compile)
-    config = S.train_settings(a.preset, **S.changes_of(a))
+    a = S.run_pretrain.parse(options)
+    scale = D.ScaleConfig.from_dict(a.fields["ScaleConfig"])
+    config = S.train_settings(a.preset, **a.fields["TrainConfig"])
     S.check_share(config, a.accumulate, 10**6)
     caches = {(32, 32): dict(offsets=torch.arange(3) * 256)}
     model = preset(a.preset.removesuffix("-stage2"))
@@ -911,9 +913,9 @@ def test_a_refusal_names_options_that_exist_and_fit(monkeypatch):
     model = preset("lens")
 
     def plan_of(options):
-        a = S.pretrain_parser().parse_args(["--cache", "c", "--out", "o", *options])
-        scale = D.ScaleConfig(a.parallel, a.shard, a.checkpointing, a.compile)
-        config = S.train_settings("lens", **S.changes_of(a))
+        a = S.run_pretrain.parse(["--cache", "c", "--out", "o", *options])
+        scale = D.ScaleConfig.from_dict(a.fields["ScaleConfig"])
+        config = S.train_settings("lens", **a.fields["TrainConfig"])
         return S.this_plan(model, config, scale, caches, a.accumulate, ("H100", 80.0))
 
     for begun in (["--parallel", "fsdp"], ["--parallel", "fsdp", "--checkpointing"]):

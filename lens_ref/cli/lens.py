@@ -8,7 +8,8 @@ __all__ = ['cmd_lineage']
 # %% ../../nbs/13_cli/lens.ipynb #c11d07e3
 from pathlib import Path
 
-from .options import chosen, command, print_line, read_run_config
+from .options import need_folder, print_line
+from ..core.arguments import Fields, command
 
 # %% ../../nbs/13_cli/lens.ipynb #14d15712
 @command(
@@ -16,14 +17,8 @@ from .options import chosen, command, print_line, read_run_config
     """
     # 75 minutes on two cores: train, RL, distil, a table and a figure
     lens-ref lineage --out runs/whole""",
+    settings=(Fields("lens_ref.lens.lineage", "WholeConfig"),),
     out=("runs/whole", "folder; a stopped run goes on from it"),
-    steps=(int, "steps of the transformer (6000)"),
-    rl_minutes=(float, "minutes of RL (10)"),
-    turbo_minutes=(float, "minutes of distillation (14)"),
-    per_skill=(int, "test images a skill for each model (25)"),
-    seed=(int, "seed (0)"),
-    workers=(int, "processes that share the work (one a core)"),
-    config=(str, "JSON file of settings of WholeConfig; options win over it"),
 )
 def cmd_lineage(a):
     """Build everything from nothing: train, RL, distil.
@@ -31,10 +26,9 @@ def cmd_lineage(a):
     Prints a table of what each stage brought and draws one figure."""
     from lens_ref.lens.lineage import WholeConfig, whole, whole_table
 
-    stages = chosen(a, "steps", "rl_minutes", "turbo_minutes")
-    changes = stages | chosen(a, "per_skill", "seed", "workers")
-    config = WholeConfig.from_dict(read_run_config(a.config) | changes)
-    rows = whole(a.out, config, print_line)
-    if rows:
-        print(whole_table(rows))
-        print(f"the same prompts from every model: {Path(a.out) / 'lineage.png'}")
+    need_folder("--out", a.out)
+    rows = whole(a.out, WholeConfig.from_dict(a.fields["WholeConfig"]), print_line)
+    if rows is None:
+        return
+    print(whole_table(rows))
+    print(f"the same prompts from every model: {Path(a.out) / 'lineage.png'}")

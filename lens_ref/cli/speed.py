@@ -9,7 +9,9 @@ __all__ = ['cmd_info', 'released_memory', 'cmd_bench', 'bench_step', 'random_pip
 import contextlib
 import json
 
-from .options import command
+from .options import DEVICE, need_device, need_positive, split_names
+from ..core.arguments import command
+from ..core.config import ConfigError
 
 # %% ../../nbs/13_cli/speed.ipynb #5d0c1a0a
 @command(
@@ -28,6 +30,7 @@ def cmd_info(a):
     from lens_ref.pretrain.cost import count_flops, count_params, image_flops
     from lens_ref.pretrain.saved import DEFAULTS
 
+    need_positive(a, "tokens", "text_tokens")
     config = preset(a.preset)
     tflop = {}
     for kind, d in DEFAULTS.items():
@@ -63,15 +66,15 @@ def released_memory(config) -> dict:
     # our transformer against diffusers' of the same size
     lens-ref bench
     # seconds for a picture, part by part
-    lens-ref bench --preset lens --device cuda --compile 1""",
+    lens-ref bench --preset lens --device cuda --compile""",
     repeats=(9, "runs of each; the median counts"),
     preset=("toy", "toy, small or lens"),
-    device=("cpu", "cpu or cuda"),
-    compile=(0, "1: compile the blocks"),
+    device=DEVICE,
+    compile=(False, "compile the blocks"),
     height=(1024, "pixels"),
     width=(1024, "pixels"),
-    encoder=(0, "1: with GPT-OSS-20B, random weights, 42 GB"),
-    float8=(0, "1: weights of the blocks in float8"),
+    encoder=(False, "with GPT-OSS-20B, random weights, 42 GB"),
+    float8=(False, "weights of the blocks in float8"),
     attention=(str, "kernels that may be used, with commas: flash, cudnn, efficient, math"),
 )
 def cmd_bench(a):
@@ -79,10 +82,21 @@ def cmd_bench(a):
 
     toy: a training step against diffusers' QwenImage of the same size, interleaved in one run.
     small, lens: a picture, part by part."""
+    from lens_ref.dit.presets import preset
+    from lens_ref.pretrain.sizes import check_size
+
+    need_positive(a, "repeats", "height", "width")
+    preset(a.preset)  # a wrong name stops here
     if a.preset == "toy":
-        bench_step(a)
-    else:
-        bench_generation(a)
+        if useless := sorted(a.given - {"preset", "repeats", "config"}):
+            raise ConfigError(
+                f"--{useless[0]}: is for a picture; the toy's training step is timed on the CPU, "
+                "so give --preset small or lens too"
+            )
+        return bench_step(a)
+    check_size(a.height, a.width)
+    a.device = need_device(a.device)
+    bench_generation(a)
 
 
 def bench_step(a):
@@ -130,11 +144,9 @@ def bench_generation(a):
     import torch
 
     from lens_ref.pretrain.cost import attention_backend
-    from lens_ref.pretrain.sizes import check_size
     from lens_ref.pretrain.speed import time_generation
 
-    check_size(a.height, a.width)
-    names = a.attention.split(",") if a.attention else None
+    names = split_names(a.attention)
     kernels = lambda: attention_backend(*names) if names else contextlib.nullcontext()
     kernels()  # an unknown name stops here
     dtype = torch.bfloat16 if a.device != "cpu" else torch.float32

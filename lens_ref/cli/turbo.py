@@ -10,16 +10,18 @@ import json
 from pathlib import Path
 
 from lens_ref.cli.options import (
-    chosen,
-    command,
+    DEVICE,
     need_device,
+    need_folder,
     need_minutes,
+    need_model,
     need_positive,
     print_line,
-    read_run_config,
     save_figure,
 )
-from .rl import worker_count
+from .rl import check_workers, worker_count
+from ..core.arguments import Fields, command
+from ..core.config import ConfigError
 
 # %% ../../nbs/13_cli/turbo.ipynb #14d15711
 @command(
@@ -28,40 +30,36 @@ from .rl import worker_count
     # the shipped toy in four steps
     lens-ref distill --out runs/turbo --minutes 20
     lens-ref distill --model runs/rl/pipeline --config settings.json""",
+    settings=(Fields("lens_ref.turbo.config", "TurboConfig"),),
     model=(str, "pipeline to distil (the shipped toy)"),
     out=("runs/turbo", "folder; a stopped run goes on from it"),
-    preset=("toy", "toy, or lens for the paper's numbers"),
-    config=(
-        str,
-        'JSON file of settings of TurboConfig, such as {"guidance": 3}; options win over it',
-    ),
-    steps=(int, "updates of the student (the preset's)"),
+    preset=("toy", "toy, or lens for the paper's numbers; the settings below are over it"),
     minutes=(float, "end after so many minutes"),
-    seed=(int, "seed (0)"),
     workers=(int, "processes that share the work (one a core)"),
     held_out=(35, "prompts to measure on"),
     per_skill=(25, "test images a skill, before and after; 0 leaves it out"),
-    device=("cpu", "cpu, or cuda: then one process"),
+    device=(DEVICE[0], DEVICE[1] + "; cpu alone takes several processes"),
 )
 def cmd_distill(a):
     """Distil a trained model into one that draws in four steps without guidance.
 
     Writes it whole and as a small change of the model, their lineage with scores before and after,
     and the curves."""
-    from lens_ref.core.checkpoints import read_index
     from lens_ref.core.files import data_path
-    from lens_ref.turbo.run import distill, plot_turbo
     from lens_ref.turbo.config import TurboConfig
 
-    need_positive(a, "workers", "steps", "held_out")
-    need_device(a.device)
+    need_positive(a, "workers", "held_out")
     need_minutes(a.minutes)
-    model, out = a.model or data_path("toy"), Path(a.out)
-    read_index(model)
-    changes = chosen(a, "steps", "seed")
-    config = TurboConfig.preset(a.preset, **read_run_config(a.config) | changes)
-    workers = a.workers or worker_count(config.batch_size, a.device)
-    pipe = distill(out, model, config, a.held_out, a.minutes, workers, print_line, a.device)
+    if a.per_skill < 0:
+        raise ConfigError(f"--per-skill: {a.per_skill} must be 1 or more, or 0 to leave it out")
+    config = TurboConfig.preset(a.preset, **a.fields["TurboConfig"])
+    out, model = need_folder("--out", a.out), need_model(a.model or data_path("toy"))
+    device = need_device(a.device)
+    workers = a.workers or worker_count(config.batch_size, device)
+    check_workers(workers, config.batch_size, "--batch-size", device)
+    from lens_ref.turbo.run import distill, plot_turbo
+
+    pipe = distill(out, model, config, a.held_out, a.minutes, workers, print_line, device)
     if pipe is None:
         return
     curves = json.loads((out / "curves.json").read_text("utf8"))

@@ -55,33 +55,34 @@ class LoopConfig(Config):
 
     [stated] = paper Sec 2.3; the rest is our choice where the paper is silent."""
 
-    steps: int = 10_000
+    steps: int = 10_000  # updates
     batch_size: int = 64  # samples per step; of several sizes, if all had the smallest
-    lr: float = 1e-3
+    lr: float = 1e-3  # learning rate
     warmup: int = 100  # steps of linear warm-up
     schedule: str = "constant"  # constant [stated] | cosine | wsd (warm-up, stable, linear decay)
     decay_fraction: float = 0.2  # last part of the run in which wsd decays
     final_lr: float = 0.0  # end of cosine and wsd, as a fraction of lr
     betas: tuple[float, ...] = (0.9, 0.999)  # AdamW [stated]
-    eps: float = 1e-8
+    eps: float = 1e-8  # of AdamW
     weight_decay: float = 0.0  # on matrices only
     grad_clip: float = 1.0  # largest gradient norm [stated]
     ema: float = 0.999  # decay of the weight average, after its own warm-up; 0 = no averaging
     precision: str = "fp32"  # fp32 | bf16: autocast, weights stay fp32 [bf16 stated]
-    seed: int = 0
+    seed: int = 0  # of weights, order and noise
     max_skips: int = 10  # non-finite steps in a row before the run gives up
     log_every: int = 10  # steps averaged into one row of history
-    validate_every: int = 250  # 0 = never, here and below
-    sample_every: int = 1000
-    checkpoint_every: int = 1000
-    keep_last: int = 3
+    validate_every: int = 250  # steps between two looks at held-out samples; 0 = never
+    sample_every: int = 1000  # between two drawings; 0 = never
+    checkpoint_every: int = 1000  # between two checkpoints; 0 = only at the end
+    keep_last: int = 3  # checkpoints that are kept
 
     def validate(self):
         positive = ("steps", "batch_size", "lr", "eps", "grad_clip", "log_every", "max_skips")
         for name in (*positive, "keep_last"):
             self.need(0 < getattr(self, name) < math.inf, name, "must be positive and finite")
         intervals = ("validate_every", "sample_every", "checkpoint_every")
-        for name in ("warmup", "weight_decay", *intervals, "seed"):
+        self.need_seed()
+        for name in ("warmup", "weight_decay", *intervals):
             self.need(0 <= getattr(self, name) < math.inf, name, "must be 0 or more, and finite")
         for name in ("decay_fraction", "final_lr"):
             self.need(0 <= getattr(self, name) <= 1, name, "is a fraction: 0 to 1")

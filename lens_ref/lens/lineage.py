@@ -8,6 +8,7 @@ __all__ = ['rewriter', 'WholeConfig', 'equal_workers', 'improve', 'build_whole',
 
 # %% ../../nbs/12_lens/lineage.ipynb #11d00002
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ class WholeConfig(Config):
 
     def validate(self):
         for k in ("steps", "rl_minutes", "turbo_minutes", "per_skill"):
-            self.need(getattr(self, k) > 0, k, "must be positive")
+            self.need(0 < getattr(self, k) < math.inf, k, "must be positive and finite")
+        self.need_seed()
         self.stages()
 
     def stages(self) -> tuple[LineageConfig, RLConfig, TurboConfig]:

@@ -66,6 +66,8 @@ class AblationConfig(Config):
             self.need(getattr(self, k) > 0, k, "must be positive")
         self.need(self.steps % self.points == 0, "points", f"must divide steps={self.steps}")
         self.need(self.samples >= self.batch_size, "samples", "must be at least batch_size")
+        self.need(self.workers >= 0, "workers", "must be 0 (one a core) or more")
+        run_config(self, 0)
 
 
 def caption_cache(out, kind: str, config: AblationConfig, base) -> Path:

@@ -11,6 +11,7 @@ __all__ = ['SHAPES', 'FIRST', 'CACHE_PARTS', 'LineageConfig', 'ToyWorld', 'Image
 # %% ../../nbs/08_pretrain/toy.ipynb #5c5760f3
 import datetime
 import json
+import math
 import os
 import random
 import shutil
@@ -81,17 +82,18 @@ class LineageConfig(Config):
 
     vae_steps: int = 6000  # of 8 scenes each
     texts: int = 20_000  # scenes whose captions the tokenizer and language model read
-    text_steps: int = 1500
+    text_steps: int = 1500  # of the language model
     samples: int = 40_000  # scenes in the cache
-    steps: int = 6600
+    steps: int = 6600  # of the transformer; more is better
     mixed_steps: int = 0  # of stage 2, on pictures of many sizes and shapes; 0 leaves it out
     mixed_samples: int = 24_000  # scenes in its cache
     layers: int = 0  # blocks of the transformer; 0 = the preset's
     base: str = ""  # saved pipeline whose parts stand for all stages before the second
-    batch_size: int = 48  # after equal time the loss is lower than with 96
-    lr: float = 1.5e-3
-    seed: int = 0
-    workers: int = 0  # that share the work; 0: one a core, at most 4. Changes results by rounding
+    batch_size: int = 48  # pictures of one step; after equal time the loss is lower than with 96
+    lr: float = 1.5e-3  # learning rate of the transformer
+    seed: int = 0  # of scenes, weights and noise
+    # processes that share the work; 0: one a core, at most 4. Changes results by rounding
+    workers: int = 0
 
     def validate(self):
         for k in ("vae_steps", "texts", "text_steps", "samples", "steps", "batch_size"):
@@ -108,9 +110,23 @@ class LineageConfig(Config):
         only = "leaves only the second stage to train: set mixed_steps too"
         self.need(not self.base or self.mixed_steps, "base", only)
         self.need(self.workers >= 0, "workers", "must be 0 (one a core) or more")
+        self.need(0 < self.lr < math.inf, "lr", "must be positive and finite")
+        self.need_seed()
+        self.stage_settings()
         whole = self.batch_size % max(1, self.workers) == 0
         equal = f"must divide batch_size={self.batch_size}: each takes an equal part of a batch"
         self.need(whole, "workers", equal)
+
+    def stage_settings(self) -> tuple:
+        """Settings of the loop in every stage of this run: all are checked before the first.
+
+        Raises `ConfigError`."""
+        stages = (
+            vae_config(self.vae_steps, seed=self.seed),
+            language_config(self.text_steps, seed=self.seed),
+            train_config(self),
+        )
+        return (*stages, mixed_config(self)) if self.mixed_steps else stages
 
     @property
     def processes(self) -> int:

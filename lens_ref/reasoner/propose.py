@@ -243,11 +243,17 @@ class EndpointProposer:
         return None
 
 # %% ../../nbs/10_reasoner/propose.ipynb #22fe392a
-def proposer_for(reasoner: str, url: str | None = None, llm: str = "gpt-4.1", cache=None):
+def proposer_for(
+    reasoner: str,
+    url: str | None = None,
+    llm: str = "gpt-4.1",
+    cache=None,
+    limits: dict | None = None,
+):
     """The proposer of a reasoner by name.
 
     Edits for rules and small, else a language model at `url` or, without one, at the reasoner's
-    own. ConfigError where there is none.
+    own. `limits`: other fields of `EndpointConfig`. ConfigError where there is none.
     """
     if not url and reasoner == "rules":
         return RuleProposer()
@@ -259,5 +265,5 @@ def proposer_for(reasoner: str, url: str | None = None, llm: str = "gpt-4.1", ca
             f"proposer: {url or None!r}; to search for {reasoner} give the URL of an "
             "OpenAI-compatible server that writes the prompts"
         )
-    config = EndpointConfig(llm, urls=tuple(url.split(",")), temperature=1.0)
+    config = EndpointConfig(llm, urls=tuple(url.split(",")), temperature=1.0, **limits or {})
     return EndpointProposer(Endpoint(config, cache))

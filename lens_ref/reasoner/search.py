@@ -54,32 +54,28 @@ def paired_bootstrap(before, after, n: int = 4000, seed: int = 0) -> dict[str, f
 class SearchConfig(Config):
     """Sizes of a search (our choice).
 
-    `images`, `calls`: budget of pictures and of requests to language models, the report's
-    included. `search`, `validation`, `held_out`: wishes a skill in the three sets. `beam`: prompts
-    that are improved side by side; `children`: proposals for each of them in a round; `patience`:
-    rounds whose gain must be more than noise; `steps`: of the sampler, 0 for the checkpoint's own;
-    `skills`: those of the search and validation sets (the held-out set has all); `also`: further
-    pipelines on which the report tries the prompt that was found. ConfigError for a bad value.
-    """
+    ConfigError for a bad value."""
 
-    images: int = 2400
-    calls: int = 20_000
-    rounds: int = 12
-    beam: int = 2
-    children: int = 5
-    search: int = 6
-    validation: int = 8
-    held_out: int = 16
-    patience: int = 3
-    steps: int = 0
-    seed: int = 0
+    images: int = 2400  # pictures in all, the report's included
+    calls: int = 20_000  # requests to language models in all
+    rounds: int = 12  # at most so many
+    beam: int = 2  # prompts that are improved side by side
+    children: int = 5  # proposals for each of them in a round
+    search: int = 6  # wishes a skill in the search set
+    validation: int = 8  # in the validation set
+    held_out: int = 16  # and in the held-out set
+    patience: int = 3  # rounds whose gain must be more than noise
+    steps: int = 0  # of the sampler; 0 = the checkpoint's own
+    seed: int = 0  # of wishes and edits
+    # of the search and validation sets; the held-out set has all of them
     skills: tuple[str, ...] = SKILLS
-    also: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()  # further pipelines on which the report tries what was found
 
     def validate(self):
         counts = "images rounds beam children search validation held_out patience"
         for k in counts.split():
             self.need(getattr(self, k) >= 1, k, "must be at least 1")
+        self.need_seed()
         for k in ("calls", "steps"):
             self.need(getattr(self, k) >= 0, k, "must not be negative")
         unknown = [s for s in self.skills if s not in SKILLS]

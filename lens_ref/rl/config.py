@@ -26,20 +26,18 @@ class RolloutConfig(Config):
     prompts: int = 16  # in a round, by all processes together; 48 [stated]
     images: int = 12  # of each prompt; 24 [stated]
     # (height, width), which the images of a prompt take in turn; the nine of base 1024 [stated]
-    sizes: tuple = ((64, 64),)
+    sizes: tuple[tuple[int, int], ...] = ((64, 64),)
     rollout_steps: int = 10  # 10 [inferred]
     solver: str = "dpmpp_2m"  # second-order ODE [stated], which one [inferred]
     noise: float = 0.7  # of Flow-GRPO's SDE
     batch: int = 48  # images in one pass of the network: memory, not results
 
     def validate(self):
-        self.sizes = tuple(tuple(s) for s in self.sizes)
         self.need_positive("prompts", "rollout_steps", "noise", "batch")
         alone = "a picture is judged against others of its prompt, and alone it teaches nothing"
         self.need(self.images >= 2, "images", f"must be 2 or more: {alone}")
         self.need_one_of("solver", SOLVERS)
-        pairs = self.sizes and all(len(s) == 2 for s in self.sizes)
-        self.need(pairs, "sizes", "needs pairs (height, width)")
+        self.need(self.sizes, "sizes", "needs pairs (height, width)")
         one_each = f"must be at least one of each of the {len(self.sizes)} sizes"
         self.need(self.images >= len(self.sizes), "images", one_each)
         for s in self.sizes:
@@ -71,20 +69,19 @@ class PolicyConfig(RolloutConfig):
     mix: int = 1  # schedule of the old policy: type 1 [stated, with a misprint]
     ratio_clip: float = 1e-4  # of Flow-GRPO; without effect in the first update of a round
     lora_rank: int = 0  # 0: all weights; 64 [stated]
-    lora_alpha: int = 128  # 128 [stated]
+    lora_alpha: int = 128  # scale of LoRA; 128 [stated]
     # 3e-4 [stated], for six times as many pictures a round; see the page of the stage
     lr: float = 1.5e-4
-    betas: tuple = (0.9, 0.999)  # [stated]
-    eps: float = 1e-8  # [stated]
-    weight_decay: float = 1e-4  # [stated]
-    grad_clip: float = 1.0  # [inferred]
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW [stated]
+    eps: float = 1e-8  # of AdamW [stated]
+    weight_decay: float = 1e-4  # of AdamW [stated]
+    grad_clip: float = 1.0  # largest gradient norm [inferred]
     ema: float = 0.9  # average used for evaluation and kept at the end [inferred]
-    warmup: int = 0
+    warmup: int = 0  # updates of linear warm-up
     decay: float = 0.0  # share of the rounds, the last ones, in which the rate falls to 0
 
     def validate(self):
         super().validate()
-        self.betas = tuple(self.betas)
         self.need_positive("levels", "updates", "beta", "clip", "lora_alpha", "lr", "ratio_clip")
         for k in ("kl", "lora_rank", "warmup"):
             self.need(0 <= getattr(self, k) < math.inf, k, "must be 0 or more, and finite")
@@ -105,18 +102,18 @@ class RLConfig(PolicyConfig):
 
     steps: int = 100  # rounds of drawing, judging and training; 180 [stated]
     precision: str = "fp32"  # fp32 | bf16
-    seed: int = 0
+    seed: int = 0  # of noise and order
     evaluate_every: int = 10  # rounds between two measurements on held-out prompts
     copies: int = 2  # images of each held-out prompt, at the first size
     eval_steps: int = 20  # Euler steps of held-out images, without guidance
     alarm: str = "stop"  # what a reward-hacking alarm does: stop | warn | off
-    checkpoint_every: int = 10
-    keep_last: int = 2
+    checkpoint_every: int = 10  # rounds between two checkpoints
+    keep_last: int = 2  # checkpoints that are kept
 
     def validate(self):
         super().validate()
         self.need_positive("steps", "evaluate_every", "eval_steps")
-        self.need(0 <= self.seed < math.inf, "seed", "must be 0 or more, and finite")
+        self.need_seed()
         alike = "diversity is a distance between pictures of one prompt"
         self.need(self.copies >= 2, "copies", f"must be 2 or more: {alike}")
         self.need_one_of("alarm", ("stop", "warn", "off"))

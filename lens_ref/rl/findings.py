@@ -81,6 +81,9 @@ class RLAblationConfig(Config):
             self.need(getattr(self, k) > 0, k, "must be positive")
         fills = f"must be at least {4 * self.round}: a quarter of the set must fill a round"
         self.need(self.prompts // 4 >= self.round, "prompts", fills)
+        self.need(self.workers >= 0, "workers", "must be 0 (one a core) or more")
+        for arm in PROMPT_ARMS:
+            self.rl(arm, 0)
 
     def rl(self, arm: str, seed: int) -> RLConfig:
         "Settings of one run."

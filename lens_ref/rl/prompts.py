@@ -12,10 +12,10 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..core.config import DataError, nearest
 from ..core.files import atomic_write
+from ..core.unicode import read_text
 from ..data.world import COLORS, KINDS, SETTINGS, SIZES, SKILLS, Scene, Sign, Thing
 
 # %% ../../nbs/09_rl/prompts.ipynb #d92e7e29
@@ -187,12 +187,9 @@ def _prompt(line: str) -> RLPrompt:
 def _text_lines(path) -> list:
     "Lines of a file; not by `splitlines`, which also cuts at line separators within a text."
     try:
-        return Path(path).read_text("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(
-            f"{path}: cannot be read as text ({e}); "
-            "check the path, or make one with lens-ref rl-prompts"
-        ) from e
+        return read_text(path).split("\n")
+    except DataError as e:
+        raise DataError(f"{e}, or make one with lens-ref rl-prompts") from e
 
 
 def check_prompts(path) -> tuple[list, list]:

@@ -23,17 +23,17 @@ class TurboLossConfig(Config):
 
     Comments name the paper's value [stated]; the rest is our choice."""
 
-    student_steps: int = 4  # [stated]
+    student_steps: int = 4  # sampling steps of the student [stated]
     guidance: float = 1.5  # of the teacher, which the student learns to do without; 5 [stated]
     rescale: bool = True  # guidance that keeps norms, as the pipeline's
     decoupled: bool = True  # CA and DM at noise levels of their own [stated]
     ca_side: str = "any"  # CA's levels, seen from the student's own: any | noisier | cleaner
     dm: float = 1.0  # weights of the two forces; 0 switches one off
-    ca: float = 1.0
+    ca: float = 1.0  # the other force
     match: float = 0.1  # weight of both; 0.1 [stated]
     gan: float = 0.001  # weight of the discriminator; 0.001 [stated], 0 switches it off
-    r1_gamma: float = 1.0  # [stated]
-    r1_alpha: float = 0.1  # [stated]
+    r1_gamma: float = 1.0  # weight of the discriminator's R1 penalty [stated]
+    r1_alpha: float = 0.1  # noise of that penalty [stated]
     taps: tuple[int, ...] = ()  # blocks of the teacher that the discriminator reads; () = two
 
     def validate(self):
@@ -55,19 +55,19 @@ class TurboUpdateConfig(Config):
     batch_size: int = 32  # pictures of one update, by all processes together; 32 [stated]
     fake_updates: int = 4  # of fake score and discriminator for one of the student [stated]
     fake_warmup: int = 0  # more of them before the first
-    ida: float = 0.03  # [stated]
-    lr: float = 2e-5  # 5e-7 [stated]
-    fake_lr: float = 2e-4  # 5e-7 [stated]
-    gan_lr: float = 1e-4  # [stated]
-    betas: tuple[float, ...] = (0.0, 0.9)  # [stated]
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0
-    ema: float = 0.98  # of the student
-    precision: str = "fp32"
-    seed: int = 0
-    checkpoint_every: int = 25
-    keep_last: int = 3
+    ida: float = 0.03  # step of the fake score towards the student after each update [stated]
+    lr: float = 2e-5  # learning rate of the student; 5e-7 [stated]
+    fake_lr: float = 2e-4  # of the fake score; 5e-7 [stated]
+    gan_lr: float = 1e-4  # of the discriminator [stated]
+    betas: tuple[float, ...] = (0.0, 0.9)  # of AdamW [stated]
+    eps: float = 1e-8  # of AdamW
+    weight_decay: float = 0.0  # on matrices only
+    grad_clip: float = 1.0  # largest gradient norm
+    ema: float = 0.98  # decay of the student's average
+    precision: str = "fp32"  # fp32 | bf16
+    seed: int = 0  # of scenes, noise and order
+    checkpoint_every: int = 25  # updates between two checkpoints
+    keep_last: int = 3  # checkpoints that are kept
 
     def validate(self):
         super().validate()
@@ -88,10 +88,10 @@ class TurboUpdateConfig(Config):
 class WarmStartConfig(Config):
     "Progressive distillation before the first update; none in the paper, our choice."
 
-    warm_steps: int = 0
-    warm_lr: float = 3e-4
+    warm_steps: int = 0  # its updates; 0 = none
+    warm_lr: float = 3e-4  # its learning rate
     warm_substeps: int = 2  # steps of the teacher in each of the student's
-    warm_solver: str = "dpmpp_2m"
+    warm_solver: str = "dpmpp_2m"  # with which the teacher takes them
 
     def validate(self):
         super().validate()
@@ -109,13 +109,12 @@ class TurboConfig(WarmStartConfig, TurboUpdateConfig, TurboLossConfig):
     Defaults fit the toy. Comments name the paper's value [stated]; the rest is our choice."""
 
     lora_rank: int = 0  # 0: all weights [stated]; else adapters on one frozen base
-    lora_alpha: int = 128
-    sizes: tuple = (
-        (64, 64),
-    )  # (height, width); of several, a process draws one an update [stated]
+    lora_alpha: int = 128  # scale of the adapters
+    # (height, width); of several, a process draws one an update [stated]
+    sizes: tuple[tuple[int, int], ...] = ((64, 64),)
     samples: int = 8000  # pictures and captions; 100K [stated]
     spread_limit: float = 1.5  # diverged where the samples' spread is so many times the data's
-    evaluate_every: int = 50
+    evaluate_every: int = 50  # updates between two measurements on held-out prompts
     copies: int = 2  # pictures of each held-out prompt
     batch: int = 48  # pictures in one pass when measuring: memory, not results
 
@@ -124,7 +123,6 @@ class TurboConfig(WarmStartConfig, TurboUpdateConfig, TurboLossConfig):
         return self.student_steps
 
     def validate(self):
-        self.sizes = tuple(tuple(s) for s in self.sizes)
         super().validate()
         for k in ("lora_alpha", "samples", "batch"):
             self.need(0 < getattr(self, k) < math.inf, k, "must be positive and finite")
@@ -133,11 +131,18 @@ class TurboConfig(WarmStartConfig, TurboUpdateConfig, TurboLossConfig):
         self.need(self.spread_limit > 1, "spread_limit", "must be more than 1")
         distance = "must be 2 or more: diversity is a distance between pictures of one prompt"
         self.need(self.copies >= 2, "copies", distance)
-        pairs = self.sizes and all(len(s) == 2 for s in self.sizes)
-        self.need(pairs, "sizes", "needs pairs (height, width)")
+        self.need(self.sizes, "sizes", "needs pairs (height, width)")
         for size in self.sizes:
             check_size(*size)
-        self.train_config("lr")
+        for settings in self.stage_settings():
+            settings.validate()
+
+    def stage_settings(self) -> tuple[TrainConfig, ...]:
+        "Of the loops for student, fake score, discriminator and warm start. Raises `ConfigError`."
+        fake = self.train_config("fake_lr", ema=0.0, seed=self.seed + 1)
+        judge = self.train_config("gan_lr", ema=0.0, seed=self.seed + 2)
+        warm = self.train_config("warm_lr", steps=max(1, self.warm_steps), sample_every=0)
+        return self.train_config("lr"), fake, judge, warm
 
     def train_config(self, rate: str, **changes) -> TrainConfig:
         "Settings of the loop for one network; `rate` names the field with its learning rate."

@@ -153,17 +153,16 @@ class TurboAblationConfig(Config):
     steps: int = 120  # updates of the student
     warm_steps: int = 100  # of progressive distillation before, the same for all
     batch_size: int = 24
-    lr: float = (
-        5e-5  # of the student: so large that what the terms do can be seen after so few updates
-    )
+    # of the student: so large that what the terms do can be seen after so few updates
+    lr: float = 5e-5
     samples: int = 4000
     seeds: int = 1
     per_skill: int = 25  # pictures a skill
     prompts: int = 35  # for diversity
     copies: int = 4  # pictures of each
     feature_steps: int = 600  # of the network behind the Fréchet distance
-    arms: tuple = tuple(TURBO_ARMS)
-    device: str = "cpu"  # cpu or cuda
+    arms: tuple[str, ...] = tuple(TURBO_ARMS)
+    device: str = "cpu"  # auto, cuda, mps or cpu
     workers: int = 0  # runs side by side, one thread each; 0 = one a core
 
     def validate(self):
@@ -185,6 +184,9 @@ class TurboAblationConfig(Config):
         )
         for a in self.arms:
             self.need(a in TURBO_ARMS, "arms", f"has no {a!r}; choose from {', '.join(TURBO_ARMS)}")
+            self.turbo(a, 0)
+        self.need(self.arms, "arms", "must name one or more")
+        self.need(self.workers >= 0, "workers", "must be 0 (one a core) or more")
 
     def turbo(self, arm: str, seed: int) -> TurboConfig:
         "Settings of one arm."
