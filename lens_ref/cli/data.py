@@ -237,7 +237,7 @@ def cmd_emoji(a):
     "Make a folder of 1,600 real pictures with captions from two npm packages (see the examples)."
     from lens_ref.data.folders import emoji_folder
 
-    need_readable("--art", a.art), need_readable("--names", a.names)
+    need_readable("--names", a.names), need_readable("--art", a.art)
     need_folder("--out", a.out)
     n = emoji_folder(a.art, a.names, a.out)
     print(

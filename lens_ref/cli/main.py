@@ -54,8 +54,7 @@ def run_command(argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         raise ConfigError(f"no command {name!r}: {nearest(name, COMMANDS)}; see lens-ref --help")
-    c = COMMANDS[name]
-    return (c.run(rest) if c.raw else c.run(c.parse(rest))) or 0
+    return COMMANDS[name](rest)
 
 
 def _closed() -> int:

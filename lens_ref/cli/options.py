@@ -151,11 +151,11 @@ def need_readable(option: str, path) -> Path:
     return Path(path)
 
 
-def need_pictures(option: str, path) -> Path:
-    "`path`, if it is a folder. Raises `DataError` naming the option."
+def need_pictures(option: str, path, wanted: str = "a folder") -> Path:
+    "`path`, if it is a folder. Raises `DataError` naming the option, and what is `wanted`."
     if not Path(path).is_dir():
         what = "is a file" if Path(path).exists() else "is not there"
-        raise DataError(f"{option}: {path} {what}; give a folder")
+        raise DataError(f"{option}: {path} {what}; give {wanted}")
     return Path(path)
 
 

@@ -85,7 +85,8 @@ def folder_source(a, config):
         if column:
             raise ConfigError("--caption-column: is for a folder of pictures; give --images too")
         return None
-    source = ImageFolder(need_pictures("--images", a.images), **column)
+    wanted = "a folder of pictures with captions, such as a metadata.jsonl"
+    source = ImageFolder(need_pictures("--images", a.images, wanted), **column)
     source.check(config)
     return source
 
@@ -235,7 +236,7 @@ def write_picture(a, image, kind: str, rewrite):
 )
 def cmd_generate(a):
     "Draw a prompt with a trained model."
-    kind, device = check_picture(a), need_device(a.device)
+    kind, device = check_picture(a), a.device
     asked_limits(a)
     reasoner_start(a, a.model)  # a wrong name stops here
     import torch
@@ -262,6 +263,7 @@ def check_picture(a) -> str:
 
     Returns Pillow's format for --out; raises `ConfigError`, `DataError` or `CheckpointError`."""
     from lens_ref.core.unicode import clean_text
+    from lens_ref.pretrain.sizes import check_size
 
     if clean_text(a.prompt) != a.prompt:
         raise DataError("prompt: holds half a character or a NUL; type it again, in UTF-8")
@@ -269,6 +271,8 @@ def check_picture(a) -> str:
     need_positive(a, "height", "width", "steps", "zoom")
     need_seed(a.seed)
     need_guidance(a.guidance)
+    check_size(a.height or 64, a.width or 64)
+    a.device = need_device(a.device)
     height, width = size_of_file(a)
     check_format(a.out, kind, height, width)
     return kind

@@ -43,7 +43,10 @@ def reasoner_start(a, model) -> str | None:
     need_reasoner(a.reasoner)
     if not a.system:
         return start_prompt(a.reasoner, is_toy(read_index(model)))
-    text = read_text(a.system)
+    try:
+        text = read_text(a.system)
+    except DataError as e:
+        raise DataError(f"--system: {e}") from e
     if not text.strip():
         raise DataError(f"--system: {a.system} is empty; write the system prompt into it")
     return text
@@ -58,9 +61,10 @@ def asked_limits(a) -> dict:
     if not asks and (useless := sorted({"llm", *limits} & a.given)):
         name = useless[0].replace("_", "-")
         raise ConfigError(f"--{name}: is for a server; give its address with --reasoner")
-    if asks:
-        urls = a.reasoner if a.reasoner.startswith("http") else a.proposer
-        server_settings("--reasoner:", urls, a.llm, limits)
+    for option in ("reasoner", "proposer") if asks else ():
+        urls = getattr(a, option, None) or ""
+        if urls.startswith("http") or (option, bool(urls)) == ("proposer", True):
+            server_settings(f"--{option}:", urls, a.llm, limits)
     return limits
 
 
@@ -79,10 +83,7 @@ def search_settings(a):
     "SearchConfig of the options of `search`."
     from lens_ref.reasoner.search import SearchConfig
 
-    config = SearchConfig.from_dict(a.fields["SearchConfig"])
-    for name in config.also:
-        need_model(name)
-    return config
+    return SearchConfig.from_dict(a.fields["SearchConfig"])
 
 # %% ../../nbs/13_cli/reasoner.ipynb #c11d0206
 @command(
@@ -96,9 +97,7 @@ def search_settings(a):
     lens-ref search --reasoner http://127.0.0.1:8000/v1 --llm Qwen3-4B --model FOLDER \\
         --also FOLDER2""",
     settings=(Fields("lens_ref.reasoner.search", "SearchConfig"), ASKED),
-    old=dict(
-        budget="--images", per_skill="--search 6 --validation 8 --held-out 16, one option a set"
-    ),
+    old=dict(budget="images", per_skill=("search", "validation", "held_out")),
     model=(str, "pipeline that draws (the shipped toy)"),
     reasoner=("rules", "rules, small, gpt-oss, or the URL of an OpenAI-compatible server"),
     llm=("gpt-4.1", "the model to ask there"),

@@ -247,11 +247,28 @@ class Command:
         words = new_spelling(argv, table, self.old)
         typed_in, more = command_parser(self, table, prog).parse_known_args(words)
         if more:
-            raise ConfigError(f"{_stray(more, table, self.old)}; see {prog} --help")
-        if words != list(argv) and os.environ.get("RANK", "0") == "0":
-            print(f"lens-ref: this is written today as: {shlex.join(words)}", file=sys.stderr)
+            raise ConfigError(f"{_stray(more, table)}; see {prog} --help")
         given = vars(typed_in)
-        return gathered(table, read_settings(given.get("config"), table), given)
+        a = gathered(table, read_settings(given.get("config"), table), given)
+        a.note = "" if words == list(argv) else f"this is written today as: {shlex.join(words)}"
+        return a
+
+    def __call__(self, argv: list[str], prog: str = "") -> int:
+        "Parse and run: the exit code. What is spelt otherwise today is said at the end."
+        if self.raw:
+            return self.run(argv) or 0
+        a = self.parse(argv, prog)
+        try:
+            code = self.run(a)
+        except ConfigError as e:  # of a field: say how it was typed, too
+            owner, _, name = str(e).partition("=")[0].partition(".")
+            flags = [
+                o.flag for o in self.table(argv).values() if (o.owner, o.field) == (owner, name)
+            ]
+            raise ConfigError(f"{e} ({flags[0]})" if flags else str(e)) from e
+        if a.note and os.environ.get("RANK", "0") == "0":
+            print(f"lens-ref: {a.note}", file=sys.stderr)
+        return code if isinstance(code, int) else 0
 
 
 def _own(name: str, default, text: str) -> Option:
@@ -277,7 +294,7 @@ def command(
     argument without dashes, a tuple the values that such an argument may have; True and False make
     a switch. Where the text should say what happens without the option, it ends so in brackets; a
     default is added to the text. `settings`: `Fields`, or {value of the argument: Fields} where it
-    decides. `old`: {option of before: the new one with dashes, or what to write}."""
+    decides. `old`: {option of before: the new one, or those that shared its value}."""
 
     def keep(run: Callable) -> Command:
         doc = inspect.cleandoc(examples)
@@ -345,7 +362,7 @@ def command_parser(c: Command, table: dict[str, Option], prog: str) -> argparse.
     return p
 
 
-def _stray(words: list[str], table: dict[str, Option], old: dict) -> str:
+def _stray(words: list[str], table: dict[str, Option]) -> str:
     "What to say of words that no option takes."
     word = words[0]
     if not word.startswith(("-", "\u2013", "\u2014")):
@@ -353,8 +370,6 @@ def _stray(words: list[str], table: dict[str, Option], old: dict) -> str:
         quoted = f"; put quotes around it if it belongs to the {free[0]}" if free else ""
         return f"{word!r} belongs to no option{quoted}"
     name = word.lstrip("-\u2013\u2014").partition("=")[0].replace("-", "_")
-    if name in old:
-        return f"--{name.replace('_', '-')} is gone: write {old[name]}"
     if any(o.name == name and o.default is ... for o in table.values()):
         return f"{name} is given without dashes"
     close = [k for k in table if repr(k) in nearest(name, table)]  # it quotes the one it means
@@ -363,7 +378,7 @@ def _stray(words: list[str], table: dict[str, Option], old: dict) -> str:
 # %% ../../nbs/02_core/arguments.ipynb #0a9f000f
 def new_spelling(argv: list[str], table: dict[str, Option], old: dict) -> list[str]:
     """The words as they are written today: `--set lr=1e-4` is `--lr 1e-4`, `--compile 1` is
-    `--compile`, and an option of `old` that was only renamed has its new name."""
+    `--compile`, and an option of `old` has its new name or names."""
     out, words = [], list(argv)
     while words:
         word = words.pop(0)
@@ -377,11 +392,23 @@ def new_spelling(argv: list[str], table: dict[str, Option], old: dict) -> list[s
         elif word == "--set" and "set" not in table:
             while words and re.match(r"\w+=", words[0]):
                 out += _set(*words.pop(0).split("=", 1), table)
-        elif not o and re.fullmatch(r"--[\w-]+", old.get(name.replace("-", "_"), "")):
-            out += [old[name.replace("-", "_")] + eq + value]
+        elif not o and word.startswith("--") and name.replace("-", "_") in old:
+            value = value if eq else "".join(words[:1])
+            words = words if eq else words[1:]
+            out += _renamed(word, old[name.replace("-", "_")], value)
         else:
             out.append(word)
     return out
+
+
+def _renamed(word: str, new: str | tuple, value: str) -> list[str]:
+    "An option of before under its new name, or its values under a name each."
+    if isinstance(new, str):
+        return ["--" + new.replace("_", "-"), value]
+    values, flags = value.split(","), ["--" + n.replace("_", "-") for n in new]
+    if len(values) != len(flags):
+        raise ConfigError(f"{word}: is written today as {' N '.join(flags)} N")
+    return [x for pair in zip(flags, values) for x in pair]
 
 
 def _yes(o: Option, value: str) -> bool:

@@ -525,12 +525,11 @@ def pretrain_main(argv: list[str] | None = None, prog: str = RUN_PROGRAM) -> int
 
     0 on success and on a stop by a signal, 2 with one line on a fault of the input."""
     try:
-        run_pretrain.run(run_pretrain.parse(sys.argv[1:] if argv is None else argv, prog))
+        return run_pretrain(sys.argv[1:] if argv is None else argv, prog)
     except LensError as e:
         if os.environ.get("RANK", "0") == "0":
             print(f"lens-ref: {' '.join(str(e).splitlines())}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__" and "__file__" in globals():
