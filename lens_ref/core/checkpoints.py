@@ -20,14 +20,16 @@ from .files import recover_folder
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]  # what is downloaded of a model
 
 
-def local_folder(source) -> Path:
-    "A folder as it is; a hub id such as owner/name, downloaded. CheckpointError if it is neither."
+def local_folder(source, **hub) -> Path:
+    """A folder as it is; a hub id such as owner/name, downloaded. CheckpointError if it is neither.
+
+    `hub`: `revision`, `cache_dir`, `token` and such of huggingface_hub's `snapshot_download`."""
     if recover_folder(source).is_dir():
         return Path(source)
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=_WANTED))
+        return Path(snapshot_download(str(source), allow_patterns=_WANTED, **hub))
     except Exception as e:
         raise CheckpointError(
             f"{source}: neither a folder nor a model that can be downloaded ({type(e).__name__}); "
