@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['logger', 'LAYOUT', 'DEFAULTS', 'RELEASED_PARTS', 'GIVEN', 'PIPELINE_PARTS', 'HUB', 'ONE_WAY', 'REFUSED',
            'stored_name', 'is_toy', 'save_part', 'check_variant', 'has_variant', 'load_part', 'load_scheduler',
-           'defaults_of', 'find_parts', 'check_part_names', 'read_released', 'released_parts', 'load_parts',
-           'reading_options', 'dtypes_of', 'placement', 'model_card', 'FolderMixin']
+           'defaults_of', 'find_parts', 'check_part_names', 'stored_dtype', 'read_released', 'released_parts',
+           'load_parts', 'reading_options', 'dtypes_of', 'placement', 'model_card', 'FolderMixin']
 
 # %% ../../nbs/08_pretrain/saved.ipynb #1e2833e0
 import copy
@@ -20,10 +20,12 @@ from diffusers import AutoencoderKLFlux2
 from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import logging
 from huggingface_hub import create_repo
+from safetensors import safe_open
 
-from ..core.checkpoints import DIFFUSERS, local_folder, read_index
+from ..core.checkpoints import DIFFUSERS, local_folder, read_index, tensor_files
 from ..core.config import CheckpointError, ConfigError, nearest
 from ..core.files import atomic_folder, atomic_write
+from ..core.registration import show_class
 from ..dit.checkpoints import load_transformer, transformer_config
 from ..dit.transformer import LensTransformer2DModel
 from .deltas import load_change
@@ -186,9 +188,24 @@ def check_part_names(caller: str, names, known):
             raise ConfigError(f"{caller}: {name!r} is unknown; {nearest(name, known)}")
 
 
+def stored_dtype(part: Path, variant=None) -> torch.dtype:
+    """The precision of the weights in the folder or file of one part; bfloat16 where they are
+    packed, float32 where they are pickled."""
+    stem = f"{DIFFUSERS}.{variant}" if has_variant(part, variant) else DIFFUSERS
+    try:
+        file = min(file for file, _ in tensor_files(part, stem).values())
+    except CheckpointError:
+        return torch.float32
+    with safe_open(file, "pt") as f:
+        kinds = {f.get_slice(key).get_dtype() for key in f.keys()}
+    known = dict(F64=torch.float64, F32=torch.float32, BF16=torch.bfloat16, F16=torch.float16)
+    return next((dtype for name, dtype in known.items() if name in kinds), torch.bfloat16)
+
+
 def read_released(part, name: str, device, dtype, variant=None):
     """The transformer or autoencoder of a released layout: read from a path, anything else as it
-    is. Plain safetensors are checked before they are read; other files are left to diffusers."""
+    is. Plain safetensors are checked before they are read; other files are left to diffusers.
+    Without a `dtype` it is that of the files."""
     if not isinstance(part, Path):
         return part
     kind, read = dict(
@@ -196,6 +213,7 @@ def read_released(part, name: str, device, dtype, variant=None):
         vae=(AutoencoderKLFlux2, load_vae),
     )[name]
     logger.info(f"Loaded {name} as {kind.__name__} from {part}.")
+    dtype = dtype or stored_dtype(part, variant)
     pickled = part.is_dir() and any(part.glob("*.bin")) and not any(part.glob("*.safetensors"))
     if pickled or has_variant(part, variant):
         return load_part(kind, part, dtype, variant).to(device)
@@ -379,6 +397,10 @@ def model_card(pipe, name: str) -> str:
 class FolderMixin:
     "A `LensPipeline` in a folder: saving and loading."
 
+    def __init_subclass__(cls, **settings):
+        super().__init_subclass__(**settings)
+        show_class(cls)
+
     def save_pretrained(
         self,
         save_directory,
@@ -442,8 +464,8 @@ class FolderMixin:
         device_map=None,
         **options,
     ):
-        """Read a folder or a hub id: what `save_pretrained` wrote, in float32, or a released
-        checkpoint in bfloat16; `torch_dtype` (also by part) replaces either.
+        """Read a folder or a hub id: what `save_pretrained` wrote, in float32, or one in the
+        released layout, as its files are; `torch_dtype` (also by part) replaces either.
 
         options: a part of `GIVEN` to take instead of the folder's (`text_encoder=None` leaves it
         out), the keywords of `HUB`, and for a released one also what `released_parts` takes.
@@ -462,7 +484,7 @@ class FolderMixin:
         if not is_toy(spec):
             if places:
                 parts.setdefault("encoder_device", places["text_encoder"])
-            how = dict(device=device, offload=offload, dtype=usual or torch.bfloat16)
+            how = dict(device=device, offload=offload, dtype=usual)
             made = released_parts(folder, **how, variant=variant, dtypes=dtypes, **parts)
             return cls(**made)._without(made)._placed(places)
         check_part_names("from_pretrained", parts, GIVEN)
