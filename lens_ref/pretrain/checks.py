@@ -68,9 +68,9 @@ def check_texts(prompt, name: str) -> list[str]:
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise DataError(f"{name}: the list is empty; give at least one prompt")
-    wrong = next((p for p in prompts if not isinstance(p, str)), None)
-    if wrong is not None:
-        raise DataError(f"{name}: expected text, got {wrong!r:.80}")
+    for p in prompts:
+        if not isinstance(p, str):
+            raise DataError(f"{name}: expected text, got {p!r:.80}")
     clean = [clean_text(p) for p in prompts]
     for before, after in zip(prompts, clean):
         if before != after:

@@ -11,6 +11,7 @@ import contextlib
 import torch
 
 from ..core.config import ConfigError, nearest
+from .checks import whole_number
 from ..text.encoders import TextEncoder
 
 # %% ../../nbs/08_pretrain/offload.ipynb #3ed08674
@@ -153,6 +154,8 @@ class PlacementMixin:
         `[B, S]`). With `offload` the text encoder visits the device to read, unless it still
         `knows` the prompts; threads wait for each other then."""
         encoder, device = self.text_encoder, self._execution_device
+        if max_sequence_length is not None:
+            max_sequence_length = whole_number(max_sequence_length, "max_sequence_length")
         turn = getattr(encoder, "turn", None) if self.offload else None
         with turn or contextlib.nullcontext():
             knows = getattr(encoder, "knows", lambda *_: False)

@@ -31,7 +31,7 @@ from lens_ref.pretrain.checks import (
 from .manners import CallMixin, PartsMixin, one_call, reader, state_of
 from .offload import PlacementMixin, present
 from .saved import FolderMixin
-from .schedulers import default_scheduler
+from .schedulers import check_scheduler, default_scheduler
 from .sizes import wanted_size
 from ..text.encoders import Turn
 from ..vae.autoencoder import ToyVAE, decode
@@ -143,7 +143,7 @@ class LensPipeline(PartsMixin, CallMixin, FolderMixin, PlacementMixin, Diffusion
             vae=vae if vae is None else vae.eval(),
             text_encoder=text_encoder,
             tokenizer=getattr(text_encoder, "tokenizer", tokenizer),
-            scheduler=default_scheduler() if scheduler is None else scheduler,
+            scheduler=check_scheduler(scheduler) or default_scheduler(),
         )
         self.register_to_config(defaults=self.defaults, offload=offload)
         self.set_progress_bar_config(disable=True)

@@ -197,9 +197,9 @@ def stored_dtype(part: Path, variant=None) -> torch.dtype:
     except CheckpointError:
         return torch.float32
     with safe_open(file, "pt") as f:
-        kinds = {f.get_slice(key).get_dtype() for key in f.keys()}
+        kinds = [f.get_slice(key).get_dtype() for key in f.keys()]
     known = dict(F64=torch.float64, F32=torch.float32, BF16=torch.bfloat16, F16=torch.float16)
-    return next((dtype for name, dtype in known.items() if name in kinds), torch.bfloat16)
+    return known.get(max(kinds, key=kinds.count), torch.bfloat16)
 
 
 def read_released(part, name: str, device, dtype, variant=None):

@@ -92,7 +92,8 @@ def set_levels(scheduler, tokens: int, steps: int, sigmas=None, timesteps=None):
         fits = name in takes and (name == "sigmas" or kind.startswith("FlowMatch"))
         if given is not None and not fits:
             raise DataError(f"{name}: {kind} takes none; leave them out or exchange the scheduler")
-    how = dict(mu=empirical_mu(tokens, steps)) if config.get("use_dynamic_shifting") else {}
+    shifts = "mu" in takes and config.get("use_dynamic_shifting")
+    how = dict(mu=empirical_mu(tokens, steps)) if shifts else {}
     if timesteps is not None:
         scale = config.num_train_timesteps
         how |= dict(timesteps=timesteps, sigmas=[t / scale for t in timesteps])

@@ -39,9 +39,9 @@ def clean_prompts(prompts) -> list[str]:
     list, and for what is no text."""
     if isinstance(prompts, str):
         raise DataError("prompts: expected a list of strings, got one string; wrap it in [ ]")
-    wrong = next((p for p in prompts if not isinstance(p, str)), None)
-    if wrong is not None:
-        raise DataError(f"prompts: expected text, got {wrong!r}")
+    for p in prompts:
+        if not isinstance(p, str):
+            raise DataError(f"prompts: expected text, got {p!r:.80}")
     return [clean_text(p) for p in prompts]
 
 
@@ -425,7 +425,7 @@ class ReleasedEncoder(TextEncoder):
         "As `TextEncoder.encode`, on the CPU; max_length counts the template's prefix (released)."
         room, prompts = self._room(max_length), clean_prompts(prompts)
         found = {p: self.known.get((p, room)) for p in prompts}
-        if None in found.values():
+        if None in found.values() or len(self.known) > self.cache:
             with self.turn:
                 found |= self._learn([p for p, rows in found.items() if rows is None], room)
         rows = [found[p] for p in prompts]
