@@ -679,8 +679,11 @@ def test_every_layout_gives_the_same_weights(folder, tmp_path):
                 **{k: v for k, v in config.items() if not k.startswith("_")}
             )
         assert same(fill(model, file, dtype=torch.float32), wanted)
-    with pytest.raises(CheckpointError, match="single0.safetensors: .* do not fit"):
-        load_transformer(tmp_path / "single0.safetensors")  # not the released size
+    with pytest.warns(
+        UserWarning, match=r"axes_dims_rope=\(4, 6, 6\), .* is a guess; give config="
+    ):
+        told = load_transformer(tmp_path / "single0.safetensors", dtype=torch.float32)
+    assert same(told, wanted) and told.config.num_layers == 2
 
 
 def test_defaults_survive_another_name(folder, tmp_path, monkeypatch):

@@ -10,19 +10,23 @@ from pathlib import Path
 
 import torch
 
-from ..core.checkpoints import fill, read_model_config
+from ..core.checkpoints import open_weights, read_model_config
 from ..core.config import CheckpointError, ConfigError
+from .manners import config_for, filled
 from .presets import DiTConfig
 from .transformer import LensTransformer2DModel
 
 # %% ../../nbs/07_dit/checkpoints.ipynb #a000060a
-def transformer_config(path: str | Path) -> DiTConfig:
-    """Config of a folder; of a single file the released one.
+def transformer_config(path: str | Path, config=None) -> DiTConfig:
+    """Config of a folder; of a single file, what `config` or a config.json beside it says, or what
+    the shapes of its weights tell.
 
     Raises `CheckpointError` naming the file when it is not the config of a Lens transformer."""
     path = Path(path)
     try:
-        return DiTConfig.from_dict(read_model_config(path) if path.is_dir() else {})
+        if config is None and path.is_dir():
+            return DiTConfig.from_dict(read_model_config(path))
+        return config_for(path, open_weights(path), config)
     except ConfigError as e:
         raise CheckpointError(
             f"{path / 'config.json'}: {e}; it is not the config of a Lens transformer"
@@ -30,12 +34,18 @@ def transformer_config(path: str | Path) -> DiTConfig:
 
 
 def load_transformer(
-    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = torch.bfloat16,
+    config=None,
+    prefix: str | None = None,
+    variant: str | None = None,
 ) -> LensTransformer2DModel:
-    """The transformer of a diffusers folder or of one safetensors file, in evaluation mode.
+    """The transformer of a diffusers folder or of one file of weights, in evaluation mode.
 
-    Keys may be bare or prefixed `model.diffusion_model.`. A single file carries no config: the
-    released one is assumed. Raises `CheckpointError` listing what does not fit."""
-    with torch.device("meta"):
-        model = LensTransformer2DModel(**transformer_config(path).to_dict())
-    return fill(model, path, device, dtype).eval()
+    Names may have any prefix, and other parts may lie beside them; `prefix` chooses where the model
+    is there twice, `variant` is part of the file's name. config: for a single file, which carries
+    none: a folder, `config.json`, dict or `DiTConfig`. Raises `CheckpointError` listing what does
+    not fit."""
+    config = transformer_config(path, config)
+    return filled(LensTransformer2DModel, path, device, dtype, config, prefix, variant)

@@ -7,7 +7,6 @@ __all__ = ['timestep_features', 'TimestepEmbedder', 'SwiGLU', 'JointAttention', 
            'LensTransformer2DModel', 'init_weights']
 
 # %% ../../nbs/07_dit/08_transformer.ipynb #7316c9a9
-import functools
 import math
 
 import torch
@@ -16,6 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from .manners import LensManners, SwitchedAttention, as_diffusers, known_keys
 from lens_ref.dit.positions import (
     apply_rope,
     blank,
@@ -68,7 +68,7 @@ class SwiGLU(nn.Module):
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 # %% ../../nbs/07_dit/08_transformer.ipynb #0eacc7c9
-class JointAttention(nn.Module):
+class JointAttention(SwitchedAttention, nn.Module):
     """One attention over [image; text] (released code).
 
     Each stream has its own fused QKV projection, QK norms and output projection."""
@@ -115,7 +115,7 @@ class JointAttention(nn.Module):
         q, k, v = self.project(image, text, rope)
         if last:
             q = q[:, :, :n]  # nobody asks for what the text would see
-        x = F.scaled_dot_product_attention(q, k, v, mask)  # [B, heads, n + s, head_dim]
+        x = self.attend(q, k, v, mask)  # [B, heads, n + s, head_dim]
         x = x.transpose(1, 2).flatten(2)  # [B, n + s, D]
         if last:
             return self.to_out[0](x), None
@@ -190,29 +190,13 @@ class FinalNorm(nn.Module):
         return modulate(F.layer_norm(x, x.shape[-1:], eps=1e-6), shift, scale)
 
 # %% ../../nbs/07_dit/08_transformer.ipynb #b7d97614
-def _known_keys(init):
-    """Reject an unknown keyword with a `ConfigError` that suggests the right one.
-
-    Names that begin with `_` are diffusers' own."""
-
-    @functools.wraps(init)
-    def checked(self, *args, **kwargs):
-        DiTConfig.from_dict({k: v for k, v in kwargs.items() if not k.startswith("_")})
-        init(self, *args, **kwargs)
-
-    return checked
-
-
-class LensTransformer2DModel(ModelMixin, ConfigMixin):
+class LensTransformer2DModel(LensManners, ModelMixin, ConfigMixin):
     """The Lens DiT. Keywords are those of `DiTConfig`; weights carry the released names.
 
     `save_pretrained`, `from_pretrained` and `enable_gradient_checkpointing` come from diffusers.
     Raises `ConfigError` on impossible settings."""
 
-    _supports_gradient_checkpointing = True
-    _no_split_modules = _repeated_blocks = ["LensBlock"]
-
-    @_known_keys
+    @known_keys
     @register_to_config
     def __init__(
         self,
@@ -250,6 +234,7 @@ class LensTransformer2DModel(ModelMixin, ConfigMixin):
         normed = [norm(x) for norm, x in zip(self.txt_norm, text)]
         return self.txt_in(torch.cat(normed, -1))
 
+    @as_diffusers
     def forward(
         self,
         latents: Tensor,

@@ -28,6 +28,7 @@ from lens_ref.pretrain.checks import (
     one_for_each,
     whole_number,
 )
+from .lora import LoraMixin
 from .manners import CallMixin, PartsMixin, one_call, reader, state_of
 from .offload import PlacementMixin, present
 from .saved import FolderMixin
@@ -103,7 +104,9 @@ class LensOutput(BaseOutput):
     rewrites: list | None = None
 
 
-class LensPipeline(PartsMixin, CallMixin, FolderMixin, PlacementMixin, DiffusionPipeline):
+class LensPipeline(
+    PartsMixin, CallMixin, FolderMixin, LoraMixin, PlacementMixin, DiffusionPipeline
+):
     """Text to image. `pipe(prompt, height, width, num_inference_steps, guidance_scale, generator)`
     -> `LensOutput`.
 

@@ -22,9 +22,16 @@ from diffusers.utils import logging
 from huggingface_hub import create_repo
 from safetensors import safe_open
 
-from ..core.checkpoints import DIFFUSERS, local_folder, read_index, tensor_files
+from lens_ref.core.checkpoints import (
+    DIFFUSERS,
+    local_folder,
+    main_dtype,
+    open_weights,
+    read_index,
+)
 from ..core.config import CheckpointError, ConfigError, nearest
 from ..core.files import atomic_folder, atomic_write
+from ..core.layouts import parts_of
 from ..core.registration import show_class
 from ..dit.checkpoints import load_transformer, transformer_config
 from ..dit.transformer import LensTransformer2DModel
@@ -189,13 +196,12 @@ def check_part_names(caller: str, names, known):
 
 
 def stored_dtype(part: Path, variant=None) -> torch.dtype:
-    """The precision of the weights in the folder or file of one part; bfloat16 where they are
-    packed, float32 where they are pickled."""
-    stem = f"{DIFFUSERS}.{variant}" if has_variant(part, variant) else DIFFUSERS
-    try:
-        file = min(file for file, _ in tensor_files(part, stem).values())
-    except CheckpointError:
-        return torch.float32
+    "The precision of the weights in the folder or file of one part; bfloat16 where it is 8 bits."
+    weights = open_weights(part, variant=variant if has_variant(part, variant) else None)
+    file = next(iter(weights.files.values()))
+    if Path(file).suffix != ".safetensors":
+        found = main_dtype(weights)
+        return found if found.itemsize > 1 else torch.bfloat16
     with safe_open(file, "pt") as f:
         kinds = [f.get_slice(key).get_dtype() for key in f.keys()]
     known = dict(F64=torch.float64, F32=torch.float32, BF16=torch.bfloat16, F16=torch.float16)
@@ -204,8 +210,7 @@ def stored_dtype(part: Path, variant=None) -> torch.dtype:
 
 def read_released(part, name: str, device, dtype, variant=None):
     """The transformer or autoencoder of a released layout: read from a path, anything else as it
-    is. Plain safetensors are checked before they are read; other files are left to diffusers.
-    Without a `dtype` it is that of the files."""
+    is. Without a `dtype` it is that of the files."""
     if not isinstance(part, Path):
         return part
     kind, read = dict(
@@ -214,10 +219,7 @@ def read_released(part, name: str, device, dtype, variant=None):
     )[name]
     logger.info(f"Loaded {name} as {kind.__name__} from {part}.")
     dtype = dtype or stored_dtype(part, variant)
-    pickled = part.is_dir() and any(part.glob("*.bin")) and not any(part.glob("*.safetensors"))
-    if pickled or has_variant(part, variant):
-        return load_part(kind, part, dtype, variant).to(device)
-    return read(part, device, dtype)
+    return read(part, device, dtype, variant=variant if has_variant(part, variant) else None)
 
 
 def released_parts(
@@ -555,6 +557,8 @@ class FolderMixin:
             raise CheckpointError(f"{path}: no such file; give a .safetensors file")
         hub, parts = reading_options(parts)
         root = None if config is None else local_folder(config, **hub)
+        if parts_of(open_weights(path).shapes).get("vae"):
+            parts.setdefault("vae", path)
         absent = {k: None for k in ("text_encoder", "vae") if root is None and k not in parts}
         kind, dtypes = dtypes_of(torch_dtype)
         how = dict(device=device, dtype=kind or torch.bfloat16, dtypes=dtypes)

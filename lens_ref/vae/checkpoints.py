@@ -6,13 +6,17 @@
 __all__ = ['tiny_vae', 'load_vae']
 
 # %% ../../nbs/05_vae/checkpoints.ipynb #b49c25e4
+import math
+import re
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLFlux2
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-from ..core.checkpoints import fill, read_model_config
+from ..core.checkpoints import Weights, fill, open_weights, read_model_config
 from ..core.config import CheckpointError
+from ..core.layouts import unwrap
 
 # %% ../../nbs/05_vae/checkpoints.ipynb #ec6a5959
 def tiny_vae() -> AutoencoderKLFlux2:
@@ -28,9 +32,96 @@ def tiny_vae() -> AutoencoderKLFlux2:
     )
 
 # %% ../../nbs/05_vae/checkpoints.ipynb #a0000603
-def load_vae(path, device="cpu", dtype=torch.bfloat16) -> AutoencoderKLFlux2:
-    "FLUX.2's autoencoder from its folder. `CheckpointError` lists what does not fit."
-    config = read_model_config(path)
+_OLD = re.compile(r"^(.*?)encoder\.down\.0\.block\.0\.norm1\.weight$")
+_MOVED = {"encoder.quant_conv.": "quant_conv.", "decoder.post_quant_conv.": "post_quant_conv."}
+
+
+def _old_prefix(keys) -> str | None:
+    "What stands before the names of Black Forest Labs and ComfyUI; None for diffusers' names."
+    return next((m[1] for k in keys if (m := _OLD.match(unwrap(k, set())))), None)
+
+
+def _renamed(weights: Weights, prefix: str, config: dict) -> dict:
+    "{diffusers' name: tensor} of weights under the older names; what has no new one keeps its own."
+    old = {}
+    for key, x in weights.read(weights.shapes):
+        name = unwrap(key, set())
+        if name.startswith(prefix):
+            name = name[len(prefix) :]
+            start = next((s for s in _MOVED if name.startswith(s)), "")
+            old[_MOVED.get(start, "") + name[len(start) :]] = x
+    new = convert_ldm_vae_checkpoint(dict(old), config)
+    taken = {x.data_ptr() for x in new.values()}
+    return new | {k: x for k, x in old.items() if x.data_ptr() not in taken}
+
+
+def _told_sizes(shapes: dict, where) -> dict:
+    "The config of a FLUX.2 autoencoder whose weights, by either names, have these shapes."
+    names = {unwrap(k, set()): s for k, s in shapes.items()}
+
+    def blocks(pattern):
+        found = {}
+        for k, s in names.items():
+            if m := re.search(pattern, k):
+                found[int(m[1])] = s[0]
+        return [found[i] for i in sorted(found)]
+
+    new = any("encoder.down_blocks.0." in k for k in names)
+    down, up = ("down_blocks", "up_blocks") if new else ("down", "up")
+    inside = "resnets" if new else "block"
+    wide = blocks(rf"(?:^|\.)encoder\.{down}\.(\d+)\.{inside}\.0\.conv1\.weight$")
+    back = blocks(rf"(?:^|\.)decoder\.{up}\.(\d+)\.{inside}\.0\.conv1\.weight$")
+    first = [s for k, s in names.items() if k.endswith("decoder.conv_in.weight")]
+    if not wide or not back or not first:
+        raise CheckpointError(
+            f"{where}: none of its {len(shapes)} keys belongs to the FLUX.2 VAE "
+            f"(first key: {min(shapes, default='none')})"
+        )
+    back = back[::-1] if new else back
+    depth = {
+        k for k in names if re.search(rf"encoder\.{down}\.0\.{inside}\.\d+\.conv1\.weight$", k)
+    }
+    return dict(
+        block_out_channels=wide,
+        decoder_block_out_channels=None if back == wide else back,
+        down_block_types=["DownEncoderBlock2D"] * len(wide),
+        up_block_types=["UpDecoderBlock2D"] * len(wide),
+        layers_per_block=len(depth),
+        latent_channels=first[0][1],
+        norm_num_groups=min(32, math.gcd(*wide, *back) // 2),
+        use_quant_conv=any(re.search(r"(^|\.)quant_conv\.", k) for k in names),
+        use_post_quant_conv=any("post_quant_conv." in k for k in names),
+    )
+
+
+def _vae_config(path, weights: Weights, config) -> dict:
+    "Given, in the folder or beside the file, or told by the shapes."
+    if isinstance(config, dict):
+        return config
+    if config is not None or Path(path).is_dir():
+        folder = Path(path if config is None else config)
+        folder = folder.parent if folder.is_file() else folder
+        return read_model_config(
+            folder / "vae" if (folder / "vae/config.json").is_file() else folder
+        )
+    beside = Path(path).parent
+    if (beside / "config.json").is_file():
+        found = read_model_config(beside)
+        if "block_out_channels" in found and "latent_channels" in found:
+            return found
+    return _told_sizes(weights.shapes, path)
+
+
+def load_vae(
+    path, device="cpu", dtype=torch.bfloat16, config=None, prefix=None, variant=None
+) -> AutoencoderKLFlux2:
+    """FLUX.2's autoencoder from its folder, or from one file, by the names of diffusers or by those
+    of Black Forest Labs and ComfyUI, under any prefix and beside other parts.
+
+    config: for a single file, a folder, `config.json` or dict; without it sizes are read off the
+    shapes. Raises `CheckpointError`, which lists what does not fit."""
+    weights = open_weights(path, variant=variant)
+    config = _vae_config(path, weights, config)
     try:
         with torch.device("meta"):
             model = AutoencoderKLFlux2.from_config(config)
@@ -39,4 +130,8 @@ def load_vae(path, device="cpu", dtype=torch.bfloat16) -> AutoencoderKLFlux2:
         raise CheckpointError(
             f"{file}: not the config of the FLUX.2 VAE ({why}); copy or download it again"
         ) from e
-    return fill(model, path, device, dtype).eval()
+    old = _old_prefix(weights.shapes)
+    if old is not None:
+        weights = open_weights(_renamed(weights, old, model.config))
+        weights.where = path
+    return fill(model, weights, device, dtype, prefix).eval()
