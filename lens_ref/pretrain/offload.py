@@ -101,8 +101,9 @@ class PlacementMixin:
         return getattr(self.text_encoder, "device", torch.device("cpu"))
 
     def to(self, *args, **kwargs):
-        """Move the parts, and their dtype; with `offload` the text encoder stays where it is, and
-        one in MXFP4 keeps its format. Raises `ConfigError` for what is no device or dtype here."""
+        """Move the parts, and their dtype; with `offload` the text encoder stays where it is. One in
+        MXFP4 keeps its format, and float64 leaves it in float32, the widest that its experts take.
+        Raises `ConfigError` for what is no device or dtype here."""
         kinds = [kwargs.pop("dtype", None), *(x for x in args if isinstance(x, torch.dtype))]
         places = [kwargs.pop("device", None), *(x for x in args if not isinstance(x, torch.dtype))]
         device, dtype = (
@@ -115,7 +116,7 @@ class PlacementMixin:
         if encoder is not None and device is not None and not self.offload:
             encoder.to(device)
         if isinstance(encoder, TextEncoder) and dtype is not None:
-            encoder.to(dtype=dtype)
+            encoder.to(dtype=torch.float32 if dtype is torch.float64 else dtype)
         return self
 
     def _text_encoder_visits(self):

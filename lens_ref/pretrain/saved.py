@@ -113,6 +113,8 @@ def load_part(kind, folder: Path, dtype=torch.float32, variant=None):
     how = dict(torch_dtype=dtype, output_loading_info=True)
     if has_variant(folder, variant):
         how["variant"] = variant
+    if not any(folder.glob("*.safetensors")):
+        how["use_safetensors"] = False
     try:
         model, info = kind.from_pretrained(folder, **how)
     except Exception as e:
