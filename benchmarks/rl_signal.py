@@ -37,7 +37,8 @@ def drawn(pipe, prompts, images, config, name):
         latents, _ = draw_rollout(
             pipe.transformer, text, GRID, [(name, i, j) for j in range(len(rows))], config, "cpu"
         )
-        verdicts = judge(pipe.pixels(latents, GRID, "pt"), [p for p in some for _ in range(images)])
+        seen = pipe.pixels(latents, GRID, "signed")
+        verdicts = judge(seen, [p for p in some for _ in range(images)])
         yield (
             (latents, *text),
             torch.tensor([math.nan if v.reward is None else v.reward for v in verdicts]).view(

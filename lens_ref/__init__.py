@@ -1,6 +1,9 @@
 """A readable reference implementation of the Lens text-to-image model, built from notebooks."""
 
+from lens_ref.core.registration import register as _register
+
 __version__ = "0.1.0"
+_register()  # diffusers' own loaders find LensPipeline; this imports nothing of diffusers
 
 # The documented API, found where it is defined when it is asked for: importing loads nothing.
 _NAMES = {

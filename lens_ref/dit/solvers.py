@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'empirical_mu', 'sigma_schedule', 'velocity_at', 'euler_step', 'heun_step', 'half_log_snr', 'dpmpp_2m_step',
-           'check_sigmas', 'sample_steps', 'sample', 'guide', 'guided']
+           'check_sigmas', 'sample_steps', 'sample', 'check_guidance', 'guide', 'guided']
 
 # %% ../../nbs/07_dit/solvers.ipynb #f3b6b28d
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -147,11 +148,26 @@ def sample(velocity_fn, noise: Tensor, sigmas, solver: str = "euler", callback=N
         x = state[2] if new is None else new
 
 # %% ../../nbs/07_dit/solvers.ipynb #00084cc0
+def check_guidance(scale) -> float:
+    """A guidance scale that someone asked for: above 1 as it is, from 0 to 1 as 1.0, which is no
+    guidance (as diffusers' pipelines have it).
+
+    Raises `ConfigError` for what is no such number: negative, infinite, NaN, text."""
+    plain = scale.item() if isinstance(scale, Tensor) and scale.ndim == 0 else scale
+    number = isinstance(plain, numbers.Real) and not isinstance(plain, bool)
+    if not number or not 0 <= plain <= 1e6:  # NaN is not
+        raise ConfigError(
+            f"guidance_scale: {scale!r} is no scale; give a number above 1, or 1 for no guidance"
+        )
+    return max(1.0, float(plain))
+
+
 def guide(cond: Tensor, uncond: Tensor, scale: float, rescale: bool = True) -> Tensor:
     """Classifier-free guidance `uncond + scale (cond - uncond)` on velocities `[..., C]`.
 
     `rescale` gives each token back the norm that `cond` has over its channels (released).
-    `scale=1` returns `cond`."""
+    `scale=1` returns `cond`. The formula alone: what a user asks for goes through
+    `check_guidance`."""
     if scale == 1:
         return cond
     combined = uncond + scale * (cond - uncond)
@@ -166,8 +182,9 @@ def guided(cond_fn, uncond_fn, scale: float, rescale: bool = True, interval: tup
     """A velocity function for `sample` that guides `cond_fn` away from `uncond_fn`.
 
     Outside the `interval` of noise levels it is `cond_fn` alone (our choice; the released pipeline
-    guides everywhere). Raises `ConfigError` for an impossible interval."""
-    low, high = interval
+    guides everywhere). A scale of at most 1 means no guidance. Raises `ConfigError` for an
+    impossible interval or scale."""
+    (low, high), scale = interval, check_guidance(scale)
     if not 0 <= low <= high <= 1:
         raise ConfigError(
             f"interval must be two noise levels low <= high within [0, 1], got {tuple(interval)}"

@@ -157,7 +157,7 @@ def seconds_each(compared: dict, repeats: int = 5) -> dict:
     def timed(pipe, text, i):
         prompt, noise = prompts[i % len(prompts)], torch.Generator().manual_seed(0)
         start = time.perf_counter()
-        pipe(text(prompt), generator=noise, output_type="pt")
+        pipe(text(prompt), generator=noise, output_type="signed")
         return time.perf_counter() - start
 
     try:
@@ -180,7 +180,7 @@ def measure_whole(made: dict, per_skill: int, rewrite=None, seed: int = 0) -> li
                 name=name,
                 score=round(score_column(pipe, text, per_skill, seed), 4),
                 seconds=round(seconds[name], 4),
-                passes=steps * (1 + (guidance != 1)),
+                passes=steps * (1 + (guidance > 1)),
             )
         )
     return rows

@@ -103,7 +103,7 @@ def image_flops(
     config: DiTConfig, tokens: int, text_tokens: int, steps: int, guidance: float
 ) -> int:
     "Floating-point operations of one picture in the transformer."
-    passes = 1 if guidance == 1 else 2
+    passes = 1 if guidance <= 1 else 2
     return count_flops(config, tokens, text_tokens)["total"] * steps * passes
 
 # %% ../../nbs/08_pretrain/cost.ipynb #c0570009

@@ -91,7 +91,7 @@ def generate(pipe, prompts: list, seed: int = 0, batch: int = 50, **kwargs) -> t
     prompt's place."""
     out, g = [], torch.Generator().manual_seed(seed)
     for i in range(0, len(prompts), batch):
-        out.append(pipe(prompts[i : i + batch], generator=g, output_type="pt", **kwargs).images)
+        out.append(pipe(prompts[i : i + batch], generator=g, output_type="signed", **kwargs).images)
     return torch.cat(out)
 
 

@@ -6,6 +6,7 @@
 __all__ = ['unconditional', 'pad_text', 'velocity_field', 'draw_noise', 'repeat_rows', 'LensOutput', 'LensPipeline']
 
 # %% ../../nbs/08_pretrain/10_pipeline.ipynb #2ac0de00
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +18,23 @@ from torch.nn import functional as F
 
 from ..core.config import DataError
 from ..core.pictures import to_uint8
-from ..dit.solvers import guide, sample_steps, sigma_schedule
+from ..dit.solvers import check_guidance, guide
 from ..dit.transformer import LensTransformer2DModel
-from .checks import check_call, check_prompt
-from .offload import PlacementMixin
+from lens_ref.pretrain.checks import (
+    check_answer,
+    check_defaults,
+    check_noise,
+    check_prompt,
+    one_for_each,
+    whole_number,
+)
+from .lora import LoraMixin
+from .manners import CallMixin, PartsMixin, one_call, reader, state_of
+from .offload import PlacementMixin, present
 from .saved import FolderMixin
+from .schedulers import check_scheduler, default_scheduler
 from .sizes import wanted_size
-from ..text.encoders import as_encoder
+from ..text.encoders import Turn
 from ..vae.autoencoder import ToyVAE, decode
 
 # %% ../../nbs/08_pretrain/10_pipeline.ipynb #0127327c
@@ -40,7 +51,7 @@ def pad_text(text: list, mask: Tensor, length: int) -> tuple[list, Tensor]:
 
 
 def velocity_field(transformer, text, mask, grid, guidance=1.0, rescale=True, negative=None):
-    """v(x, t) for the solvers, float32. With guidance 1 one pass; otherwise conditional and
+    """v(x, t) for the solvers, float32. With guidance 1 or less one pass; otherwise conditional and
     unconditional rows run as one batch.
 
     text: list of [B, S, D]; mask bool [B, S]; negative: such a pair to guide away from, by default
@@ -50,6 +61,7 @@ def velocity_field(transformer, text, mask, grid, guidance=1.0, rescale=True, ne
     def run(x, text, mask, t):
         return transformer(x.to(dtype), [y.to(dtype) for y in text], mask, t, grid).float()
 
+    guidance = check_guidance(guidance)
     if guidance == 1:
         return lambda x, t: run(x, text, mask, t)
     negative = negative or unconditional(text, mask)
@@ -69,14 +81,11 @@ def velocity_field(transformer, text, mask, grid, guidance=1.0, rescale=True, ne
 # %% ../../nbs/08_pretrain/10_pipeline.ipynb #7b000008
 def draw_noise(shape: tuple, generator=None, device="cpu") -> Tensor:
     """Noise [B, N, C] in float32: from one generator for all (None: the global one), or from one
-    generator per image. Raises `DataError` if their number is wrong."""
+    generator per image. Raises `DataError` for another number or kind."""
+    check_noise(None, generator, shape)
     if not isinstance(generator, (list, tuple)):
         home = generator.device if generator else "cpu"
         return torch.randn(shape, generator=generator, device=home).to(device)
-    if len(generator) != shape[0]:
-        raise DataError(
-            f"generator: {len(generator)} given for {shape[0]} images; give one, or one per image"
-        )
     return torch.cat([draw_noise((1, *shape[1:]), g, device) for g in generator])
 
 
@@ -87,54 +96,63 @@ def repeat_rows(text: list, mask: Tensor, n: int) -> tuple[list, Tensor]:
 # %% ../../nbs/08_pretrain/10_pipeline.ipynb #7b000014
 @dataclass
 class LensOutput(BaseOutput):
-    """`images`: list of PIL images; for output_type `pt` the tensor [B, 3, H, W] in [-1, 1], for
-    `np` an array [B, H, W, 3] in [0, 1], for `latent` the tokens [B, h*w, C]. `rewrites`: with a
-    reasoner, what it made of each prompt, and why it kept one."""
+    """`images`: list of PIL images; for output_type `pt` the tensor [B, 3, H, W] in [0, 1], for
+    `signed` the same in [-1, 1], for `np` an array [B, H, W, 3] in [0, 1], for `latent` the tokens
+    [B, h*w, C]. `rewrites`: with a reasoner, what it made of each prompt, and why it kept one."""
 
     images: object
     rewrites: list | None = None
 
 
-class LensPipeline(FolderMixin, PlacementMixin, DiffusionPipeline):
+class LensPipeline(
+    PartsMixin, CallMixin, FolderMixin, LoraMixin, PlacementMixin, DiffusionPipeline
+):
     """Text to image. `pipe(prompt, height, width, num_inference_steps, guidance_scale, generator)`
     -> `LensOutput`.
 
     text_encoder: a `TextEncoder`, or transformers' GPT-OSS with its `tokenizer`; None where
     features are passed in. `defaults`: size, steps and guidance of this checkpoint.
     `offload=True`: the text encoder is on the device only while it reads (our choice). `reasoner`:
-    rewrites prompts before they are read. There is no scheduler object: schedule and solver are
-    those of `lens_ref.dit.solvers`."""
+    rewrites prompts before they are read. `scheduler`: the levels of a picture, and the steps
+    between them if it is not Euler's; None is the released one."""
 
-    _optional_components = ["text_encoder", "tokenizer"]
-    _callback_tensor_inputs = ["latents", "denoised"]
+    _optional_components = ["scheduler"]  # the others may be None, but say so
+    _callback_tensor_inputs = [
+        "latents",
+        "denoised",
+        "prompt_embeds",
+        "prompt_embeds_mask",
+        "negative_prompt_embeds",
+        "negative_prompt_embeds_mask",
+    ]
 
     def __init__(
         self,
-        transformer: LensTransformer2DModel,
-        vae: ToyVAE | AutoencoderKLFlux2,
+        transformer: LensTransformer2DModel | None,
+        vae: ToyVAE | AutoencoderKLFlux2 | None,
         text_encoder=None,
         defaults=None,
         offload=False,
         tokenizer=None,
         reasoner=None,
+        scheduler=None,
     ):
         super().__init__()
-        if text_encoder is not None and not hasattr(text_encoder, "encode"):
-            layers = transformer.config.selected_layer_index
-            text_encoder = as_encoder(text_encoder, tokenizer, layers)
+        self.turn, self.reasoner, self.offload = Turn(), reasoner, offload
+        self.defaults = check_defaults(dict(defaults or {}))
+        text_encoder = reader(text_encoder, tokenizer, transformer)
         self.register_modules(
-            transformer=transformer.eval(),
-            vae=vae.eval(),
+            transformer=transformer if transformer is None else transformer.eval(),
+            vae=vae if vae is None else vae.eval(),
             text_encoder=text_encoder,
             tokenizer=getattr(text_encoder, "tokenizer", tokenizer),
+            scheduler=check_scheduler(scheduler) or default_scheduler(),
         )
-        usual = dict(height=64, width=64, num_inference_steps=20, guidance_scale=2.0)
-        self.defaults, self.offload = usual | dict(defaults or {}), offload
         self.register_to_config(defaults=self.defaults, offload=offload)
-        self.reasoner = reasoner
         self.set_progress_bar_config(disable=True)
 
     @torch.no_grad()
+    @one_call
     def __call__(
         self,
         prompt=None,
@@ -158,68 +176,74 @@ class LensPipeline(FolderMixin, PlacementMixin, DiffusionPipeline):
         aspect_ratio=None,
         callback_on_step_end_tensor_inputs=("latents",),
         return_dict=True,
+        sigmas=None,
+        timesteps=None,
+        attention_kwargs=None,
     ):
-        """Draw. Names and meaning are those of diffusers' pipelines, but `pt` images lie in [-1, 1]
-        and times in [0, 1]. All is checked before any model runs; raises `DataError`.
+        """Draw. Names and meaning are those of diffusers' pipelines, but a callback's times lie in
+        [0, 1]. All is checked before any model runs; raises `DataError` or `ConfigError`.
 
         Size: height and width, or base_resolution (1024, 1440) and aspect_ratio (such as "16:9",
         width first).
         prompt: str or list, or `prompt_embeds` (list of [B, S, D]) with its mask; negative_prompt:
-        what to steer away from, by default no text.
+        what to steer away from, by default no text. guidance_scale: off from 0 to 1.
+        sigmas or timesteps: levels of your own in place of num_inference_steps.
         latents: noise [B * num_images_per_prompt, h*w, C].
-        callback_on_step_end(pipe, step, t, tensors) sees `latents`, or also `denoised`, and may
-        return dict(latents=new)."""
-        d, n, wanted = self.defaults, num_images_per_prompt, callback_on_step_end_tensor_inputs
-        height, width = wanted_size(height, width, base_resolution, aspect_ratio, d)
-        steps = d["num_inference_steps"] if num_inference_steps is None else num_inference_steps
-        scale = d["guidance_scale"] if guidance_scale is None else guidance_scale
-        check_call(output_type, n, wanted, self._callback_tensor_inputs)
+        callback_on_step_end(pipe, step, t, tensors) sees what it asks for of
+        `_callback_tensor_inputs`, and may return new latents or features in a dict."""
+        n = whole_number(num_images_per_prompt, "num_images_per_prompt")
+        height, width = wanted_size(height, width, base_resolution, aspect_ratio, self.defaults)
+        grid, tokens = (height // 16, width // 16), height * width // 256
+        callback, wanted = callback_on_step_end, callback_on_step_end_tensor_inputs
+        wanted = self.begin(guidance_scale, attention_kwargs, output_type, callback, wanted)
         asked = self._asked(prompt, prompt_embeds, prompt_embeds_mask, "prompt")
-        count, grid = len(asked[0] or asked[1][1]), (height // 16, width // 16)
-        sigmas, negative = sigma_schedule(grid[0] * grid[1], steps), None
-        if scale != 1:
-            embeds = (negative_prompt_embeds, negative_prompt_embeds_mask)
-            negative = self._negative(negative_prompt, *embeds, count)
-        x = self._noise(latents, (count * n, grid[0] * grid[1]), generator)
+        count = len(asked[0] or asked[1][1])
+        embeds = negative_prompt_embeds, negative_prompt_embeds_mask
+        negative = self._negative(negative_prompt, *embeds, count)
+        plan = self.plan(tokens, num_inference_steps, sigmas, timesteps, solver)
+        x = self._noise(latents, (count * n, tokens), generator)
         rewrites = self.rewrite(asked[0])
         if rewrites:
             asked = [r.prompt for r in rewrites], None
-        text, mask = self._features(asked, max_sequence_length, n)
-        negative = negative and self._features(negative, max_sequence_length, n)
-        field = velocity_field(self.transformer, text, mask, grid, scale, negative=negative)
-        x = self._denoise(field, x, sigmas, solver, callback_on_step_end, wanted)
+        words = self._words(asked, negative, max_sequence_length, n)
+        with self.attention_scale():
+            x = self._denoise(plan, x, grid, words, generator, callback, wanted)
         images = x if output_type == "latent" else self.pixels(x, grid, output_type)
-        self.maybe_free_model_hooks()
         return LensOutput(images, rewrites) if return_dict else (images,)
 
-    def _denoise(self, field, x, sigmas, solver, callback, wanted):
-        """From noise to latents. The callback's new latents are gone on from; `_interrupt`, set by
-        it, ends the loop."""
-        self._interrupt, new, steps = False, None, sample_steps(field, x, sigmas, solver)
-        with self.progress_bar(total=len(sigmas) - 1) as bar:
-            while not self._interrupt:
-                try:
-                    i, t, x, denoised = steps.send(new)
-                except StopIteration:
+    def _denoise(self, plan, x, grid, words, generator, callback, wanted):
+        """From noise to latents. New latents and features that a callback returns are gone on
+        from; so is guidance that it sets. `_interrupt`, set by it, ends the loop."""
+
+        def field(x, t):
+            text, mask, *none = words.values()
+            none = none if none[0] is not None else None
+            how = dict(guidance=self.guidance_scale, negative=none)
+            return velocity_field(self.transformer, text, mask, grid, **how)(x, t)
+
+        call, new, steps = state_of(self), None, plan.start(field, x, generator)
+        with self.progress_bar(total=len(plan.timesteps)) as bar:
+            for call.current_timestep in plan.timesteps:
+                if self.interrupt:
                     break
+                i, t, x, denoised = steps.send(new)
                 if callback:
-                    tensors = dict(latents=x, denoised=denoised)
+                    tensors = dict(latents=x, denoised=denoised) | words
                     answer = callback(self, i, t, {k: tensors[k] for k in wanted})
-                    new = (answer or {}).get("latents")
-                x = x if new is None else new
+                    answer = check_answer(answer, tensors, self._callback_tensor_inputs)
+                    words |= {k: answer.get(k, v) for k, v in words.items()}
+                    new = answer.get("latents")
+                    x = x if new is None else new
                 bar.update()
+        call.current_timestep = None
         return x
 
     def pixels(self, latents, grid, output_type="pil"):
         "Latents [B, h*w, C] -> pictures of `output_type`."
-        hook = getattr(self.vae, "_hf_hook", None)
-        if (
-            hook
-        ):  # `decode` reads the VAE's statistics before it calls it: fetch an offloaded one now
-            hook.pre_forward(self.vae)
-        images = decode(self.vae, latents, grid).float()  # [B, 3, H, W] in [-1, 1]
-        if output_type == "pt":
-            return images
+        with present(self.vae, latents.device):
+            images = decode(self.vae, latents, grid).float()  # [B, 3, H, W] in [-1, 1]
+        if output_type in ("pt", "signed"):
+            return images if output_type == "signed" else images / 2 + 0.5
         if output_type == "np":
             return (images / 2 + 0.5).permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(i) for i in to_uint8(images)]
@@ -229,46 +253,40 @@ class LensPipeline(FolderMixin, PlacementMixin, DiffusionPipeline):
         """One prompt or a list -> (list of [B, S, D], mask bool [B, S]), on the device of the
         transformer; keep them to draw again without the text encoder."""
         prompts, _ = self._asked(prompt, None, None, "prompt")
-        return self.encode_where_it_computes(prompts, max_sequence_length)
-
-    def rewrite(self, prompts):
-        """What the reasoner makes of prompts; None without one, or where features are given.
-        Raises `DataError` for a prompt that its policy rejects."""
-        if self.reasoner is None or prompts is None:
-            return None
-        rewrites = self.reasoner(prompts)
-        rejected = next((r for r in rewrites if r.rejected), None)
-        if rejected:
-            asked = rejected.original[:60]
-            raise DataError(f"prompt: {asked!r} was rejected by the policy: {rejected.why}")
-        return rewrites
+        prompt_embeds, prompt_embeds_mask = self.encode_where_it_computes(
+            prompts, max_sequence_length
+        )
+        return prompt_embeds, prompt_embeds_mask
 
     def _asked(self, prompt, embeds, mask, name):
         "`check_prompt`: (prompts, None) or (None, features); and prompts need a text encoder."
-        prompts, given = check_prompt(prompt, embeds, mask, name)
+        config = getattr(self.transformer, "config", None)
+        prompts, given = check_prompt(prompt, embeds, mask, name, config)
         if prompts and self.text_encoder is None:
             both = f"{name}_embeds and {name}_embeds_mask"
             raise DataError(f"text_encoder: this pipeline has none; pass {both}")
         return prompts, given
 
     def _negative(self, prompt, embeds, mask, count):
-        "The negative prompts or features, one for each of `count` prompts; None for no text."
-        if prompt is None and embeds is None:
+        """The negative prompts or features, one for each of `count` prompts; None for no text, and,
+        with a warning, where guidance is off."""
+        name, off = "negative_prompt", not self.do_classifier_free_guidance
+        if prompt is None and embeds is None and mask is None:
             return None
-        if isinstance(prompt, str):
-            prompt = [prompt] * count
-        asked = self._asked(prompt, embeds, mask, "negative_prompt")
-        found = len(asked[0] or asked[1][1])
-        if found != count:
-            raise DataError(
-                f"negative_prompt: {found} given for {count} prompts; give one, or one per prompt"
-            )
-        return asked
+        check = check_prompt if off else self._asked
+        asked = one_for_each(check(prompt, embeds, mask, name), count, name)
+        if off and (asked[0] is None or any(p.strip() for p in asked[0])):
+            warnings.warn(f"{name}: not used, since guidance_scale is 1 or less")
+        return None if off else asked
+
+    def _words(self, asked, negative, *how) -> dict:
+        "What is read at each step, under diffusers' names: features, and negative ones or None."
+        none = self._features(negative, *how) if negative else (None, None)
+        return dict(zip(self._callback_tensor_inputs[2:], (*self._features(asked, *how), *none)))
 
     def _features(self, asked, max_sequence_length, n):
         "Features on the device, from prompts or as given, each row `n` times."
-        prompts, given = asked
-        device = self._execution_device
+        (prompts, given), device = asked, self._execution_device
         if given is None:
             text, mask = self.encode_prompt(prompts, max_sequence_length)
         else:
@@ -278,11 +296,7 @@ class LensPipeline(FolderMixin, PlacementMixin, DiffusionPipeline):
     def _noise(self, latents, shape, generator):
         "Noise [B, N, C] of `shape` (B, N): drawn, or `latents` if they fit."
         shape = (*shape, self.transformer.config.in_channels)
+        check_noise(latents, generator, shape)
         if latents is None:
             return draw_noise(shape, generator, self._execution_device)
-        if tuple(latents.shape) != shape:
-            raise DataError(
-                f"latents: {list(latents.shape)} given, {list(shape)} needed for this size and "
-                "number of images"
-            )
         return latents.to(self._execution_device, torch.float32)

@@ -238,7 +238,7 @@ def time_generation(
     settings = {k: v for k, v in pipe.transformer.config.items() if not k.startswith("_")}
     config = DiTConfig.from_dict(settings)
     ask = dict(height=height, width=width, num_inference_steps=steps, guidance_scale=guidance)
-    ask["output_type"] = "pt"
+    ask["output_type"] = "signed"
     if prompt is None:
         layers, size = config.selected_layer_index, (1, text_tokens, config.enc_hidden_dim)
         ask["prompt_embeds"] = [torch.randn(*size, device=device) for _ in layers]

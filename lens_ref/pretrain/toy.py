@@ -430,7 +430,7 @@ def watchers(config, tc, source, vae, encoder) -> dict:
 
     def draw(model):
         g = torch.Generator().manual_seed(0)
-        return LensPipeline(model, vae, encoder)(captions, generator=g, output_type="pt").images
+        return LensPipeline(model, vae, encoder)(captions, generator=g, output_type="signed").images
 
     held_out = cache.rows(torch.arange(len(unseen)))
     return dict(validate=FixedValidation(held_out, tc), sample=draw)
@@ -548,7 +548,7 @@ def build(out, config: LineageConfig | None = None, source=None, log=print):
     pipe = together(config.processes, stages, out, config, source, log)
     if pipe is None:
         return None
-    pipe.save_pretrained(out / "pipeline")
+    pipe.save_pretrained(out / "pipeline", dtype=torch.bfloat16)
     records = sorted((out / "made").glob("*.json"), key=lambda p: p.stat().st_mtime)
     made = [json.loads(p.read_text("utf8")) for p in records]
     write_lineage(out / "pipeline", config=config.to_dict(), stages=made)

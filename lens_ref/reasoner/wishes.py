@@ -245,7 +245,7 @@ def draw(pipe, wishes, texts, batch: int = 35, **kwargs) -> torch.Tensor:
     images = []
     for i in range(0, len(wishes), batch):
         noise = [noise_of(w) for w in wishes[i : i + batch]]
-        out = pipe(list(texts[i : i + batch]), generator=noise, output_type="pt", **kwargs)
+        out = pipe(list(texts[i : i + batch]), generator=noise, output_type="signed", **kwargs)
         images.append(out.images)
     return torch.cat(images)
 

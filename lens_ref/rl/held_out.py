@@ -115,7 +115,7 @@ class HeldOut:
         with self.learner.autocast():
             field = velocity_field(model, *text, grid)
             latents = sample(field, noise, sigma_schedule(n, c.eval_steps))
-        return latents, self.pipe.pixels(latents, grid, "pt")
+        return latents, self.pipe.pixels(latents, grid, "signed")
 
     def draw_and_ask(self, rows: list) -> tuple[list, list, list]:
         "Latents and images of `rows` in chunks, and one list of verdicts for each judge."

@@ -123,7 +123,7 @@ class Rollouts:
             at = [p for p, _ in rows]
             text = [x[at] for x in features], mask[at]
             chunk = self.draw_chunk(number, own, size, rows, text)
-            images = self.pipe.pixels(chunk["latents"], chunk["grid"], "pt")
+            images = self.pipe.pixels(chunk["latents"], chunk["grid"], "signed")
             chunks.append(chunk)
             waiting.append(submitted(self.judge, images, [prompts[p] for p in at]))
         return chunks, waiting

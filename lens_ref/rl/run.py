@@ -147,7 +147,7 @@ def _save(out: Path, model, run: RLRun, made: dict) -> LensPipeline:
     with atomic_write(out / "curves.json") as tmp:
         Path(tmp).write_text(json.dumps(curves), "utf8")
     pipe, before = run.improved(), Path(model) / "lineage.json"
-    pipe.save_pretrained(out / "pipeline")
+    pipe.save_pretrained(out / "pipeline", dtype=torch.bfloat16)
     known = json.loads(before.read_text("utf8")) if before.is_file() else {}
     write_lineage(out / "pipeline", **known, rl=made)
     return pipe

@@ -330,7 +330,7 @@ def paired_seconds(teacher, student, repeats: int = 5, batch: int = 8) -> dict:
     def timed(pipe):
         start = time.perf_counter()
         pipe(
-            prompts, generator=torch.Generator().manual_seed(0), output_type="pt"
+            prompts, generator=torch.Generator().manual_seed(0), output_type="signed"
         ).images.cpu()  # waits for a GPU
         return (time.perf_counter() - start) / batch
 

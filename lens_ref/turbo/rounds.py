@@ -215,7 +215,7 @@ class Watch(HeldOut):
                     [p.text for p in self.prompts[:8]],
                     num_inference_steps=n,
                     generator=torch.Generator().manual_seed(0),
-                    output_type="pt",
+                    output_type="signed",
                 ).images.cpu()
                 for n in (1, 2, self.config.student_steps)
             ]

@@ -290,7 +290,7 @@ def _made(run: TurboRun, config: TurboConfig, workers: int, device, start: float
 def _save_student(run: TurboRun, out: Path, model, made: dict) -> LensPipeline:
     "The student as a whole pipeline and as a change of `model`, both with lineage."
     pipe, before = run.improved(), Path(model) / "lineage.json"
-    pipe.save_pretrained(out / "pipeline")
+    pipe.save_pretrained(out / "pipeline", dtype=torch.bfloat16)
     start = LensPipeline.from_pretrained(model).transformer.state_dict()
     now = pipe.transformer.state_dict()
     kept = save_change(now, start, out / "change", model, pipe.defaults)
