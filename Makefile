@@ -1,6 +1,7 @@
 # Two commands, each sets up .venv first:
 #   make toy    train the toy lineage from nothing into runs/toy: weights, a picture grid, a score table
 #   make test   every check: notebooks, package, lint, tests
+#   make lowest a short list of tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 # To use another build of torch (CUDA, or a wheel you have):  make toy TORCH=torch==2.9.1
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
@@ -12,7 +13,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 # Two OpenMP threads that spin on a shared core slow each other down more than tenfold.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: toy test setup readme clean-venv
+.PHONY: toy test lowest setup readme clean-venv
 
 toy: $(STAMP)
 	lens-ref train --preset toy --out $(OUT)
@@ -22,6 +23,18 @@ test: export MPLBACKEND = agg
 test: $(STAMP)
 	ruff check .
 	pytest -q
+
+# Every test file here is quick, and together they reach what each package is needed for.
+LOWEST = .venv-lowest
+LOWEST_TESTS = core dit flow vae text world deltas captions libraries
+lowest: export HF_HUB_OFFLINE = 1
+lowest: export MPLBACKEND = agg
+lowest:
+	[ -x $(LOWEST)/bin/python ] || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q --disable-pip-version-check $(TORCH) "tomli>=2" "pytest>=8" "pytest-timeout>=2.3"
+	$(LOWEST)/bin/python .ci/lowest.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install -q --disable-pip-version-check -r $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pytest -q -p no:cacheprovider $(LOWEST_TESTS:%=tests/test_%.py)
 
 setup: $(STAMP)
 
@@ -39,4 +52,4 @@ readme: $(STAMP)
 	python .ci/readme.py
 
 clean-venv:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LOWEST)

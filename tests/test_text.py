@@ -103,6 +103,8 @@ def encoder(tokenizer):
 )
 def test_equals_transformers(changes):
     transformers = pytest.importorskip("transformers")
+    if "swiglu_limit" in changes and not hasattr(transformers.GptOssConfig(), "swiglu_limit"):
+        pytest.skip("this transformers knows one gate")
     d = SMALL | changes
     torch.manual_seed(1)
     config = transformers.GptOssConfig(

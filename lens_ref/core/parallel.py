@@ -234,6 +234,7 @@ def _group(number, n, store):
     )
     try:
         yield
+        dist.barrier()  # torch 2.6 waits for ever if one group ends while another still talks
     finally:
         dist.destroy_process_group()
         torch.set_num_threads(threads)
