@@ -253,6 +253,30 @@ def test_tensors_of_a_recovered_folder_are_found(tmp_path):
     assert tensor_files(folder)["x"][1] == (2,)
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "猫", "🐈", os.fsdecode(b"\xe9")])
+def test_a_name_as_long_as_the_disk_allows_is_written_like_any_other(tmp_path, letter):
+    size = len(os.fsencode(letter))
+    for length in (120, 240, 255):
+        name = letter * ((length - 4) // size) + ".bin"
+        for word in ("old", "new"):
+            with atomic_write(tmp_path / name) as tmp:
+                tmp.write_text(word)
+            with atomic_folder(tmp_path / name[:-4]) as tmp:
+                (tmp / "x").write_text(word)
+        assert (tmp_path / name).read_text() == (tmp_path / name[:-4] / "x").read_text() == "new"
+        moved = tmp_path / f".{name[:-4]}"[:30]
+        assert not moved.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_two_long_names_that_begin_alike_do_not_take_each_others_place(tmp_path):
+    from lens_ref.core.files import _beside, _set_aside
+
+    a, b = tmp_path / ("x" * 200 + "a"), tmp_path / ("x" * 200 + "b")
+    _beside(a, "old").mkdir()
+    assert not recover_folder(b).exists() and len(_set_aside(a)) == 1
+    assert recover_folder(a).is_dir()
+
+
 def test_files_and_links_give_way_to_a_folder(tmp_path):
     (tmp_path / "file").write_text("x")
     write_model(tmp_path / "other")

@@ -276,15 +276,184 @@ def test_model_scores_decide_in_the_papers_order(tmp_path):
     assert calls == [("nsfw", 4), ("aesthetic", 3), ("watermark", 2)]
 
 
-@pytest.mark.parametrize(
-    "scores, says",
-    [(lambda ims: [0.1], "1 scores for 2"), (lambda ims: [0.1, float("nan")], "1.png.*nan")],
-)
-def test_scorers_that_break_their_word_are_named(tmp_path, scores, says):
+def test_a_scorer_that_returns_too_few_scores_is_named(tmp_path):
     for i in range(2):
         photo(i).save(tmp_path / f"{i}.png")
-    with pytest.raises(DataError, match=says):
-        list(filter_images(sorted(tmp_path.iterdir()), scorers=dict(nsfw=scores)))
+    with pytest.raises(DataError, match="1 scores for 2"):
+        list(filter_images(sorted(tmp_path.iterdir()), scorers=dict(nsfw=lambda ims: [0.1])))
+
+
+class Fails:
+    "A scorer that does as told on the picture `1.png`."
+
+    def __init__(self, value):
+        self.value = value
+
+    def one(self, image):
+        if Path(image.filename).name != "1.png":
+            return 0.1
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+    def __call__(self, images):
+        return [self.one(im) for im in images]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 32])
+@pytest.mark.parametrize(
+    "value, why",
+    [
+        (float("nan"), "it gave nan"),
+        (float("-inf"), "it gave -inf"),
+        (None, "TypeError"),
+        ("high", "ValueError"),
+        (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+        (KeyError("label"), "KeyError"),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=str,
+)
+def test_a_picture_on_which_a_scorer_fails_is_dropped_and_named(tmp_path, value, why, batch):
+    for i in range(4):
+        photo(i).save(tmp_path / f"{i}.png")
+    files = sorted(tmp_path.iterdir())
+    found = list(filter_images(files, scorers=dict(aesthetic=Fails(value)), batch=batch))
+    (bad,) = [d for d in found if Path(d.file).name == "1.png"]
+    assert "1.png" in bad.detail and why in bad.detail and bad.score is None
+    assert len(found) == 4 and {d.filter for d in found if d is not bad} == {"aesthetic"}  # 0.1 < 3
+
+
+def test_an_embedder_that_fails_on_one_picture_loses_that_one(tmp_path):
+    for i in range(4):
+        photo(i).save(tmp_path / f"{i}.png")
+
+    def embed(images):
+        if any(Path(im.filename).name == "2.png" for im in images):
+            raise RuntimeError("no such shape")
+        return thumbnail_embedding(images)
+
+    found = {Path(d.file).name: d for d in filter_images(sorted(tmp_path.iterdir()), embed=embed)}
+    assert {n: d.keep for n, d in found.items()} == {f"{i}.png": i != 2 for i in range(4)}
+    assert "no such shape" in found["2.png"].detail
+
+
+def test_a_scorer_that_fails_on_all_pictures_ends_the_run(tmp_path):
+    for i in range(5):
+        photo(i).save(tmp_path / f"{i}.png")
+
+    def broken(images):
+        raise RuntimeError("no weights")
+
+    for scorer in (broken, len):
+        with pytest.raises(DataError, match="nsfw.*failed on .*0.png and 4 more"):
+            list(filter_images(sorted(tmp_path.iterdir()), scorers=dict(nsfw=scorer)))
+
+
+def test_no_unreadable_file_ends_a_run(tmp_path, monkeypatch):
+    names = {"a.png": "Permission", "b.png": "folder", "c.png": "No such file", "d.png": "empty"}
+    photo(0).save(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "d.png").touch()
+    os.mkfifo(tmp_path / "e.png")
+    (tmp_path / "f.png").write_text("<html>404</html>")
+    photo(1).save(tmp_path / "good.png")
+    names |= {"e.png": "pipe", "f.png": "no picture", "x/y.png": "No such file"}
+    real = Path.read_bytes
+
+    def read_bytes(self):
+        if self.name == "a.png":
+            raise PermissionError(13, "Permission denied")
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    found = {d.file: d for d in filter_images([tmp_path / n for n in (*names, "good.png")])}
+    for name, why in names.items():
+        d = found[str(tmp_path / name)]
+        assert d.filter == "broken" and d.detail.startswith(d.file) and why in d.detail, d.detail
+    assert found[str(tmp_path / "good.png")].keep
+
+
+# ---- captions and duplicates
+
+
+def test_of_two_equal_pictures_the_captioned_one_stays(folder):
+    "Whatever its name, size and clearness, and whatever the order of the files."
+    files = sorted(folder.iterdir())
+    for captioned, gone in (
+        (["good1.png"], "copy.png"),
+        (["copy.png"], "good1.png"),
+        (["again.jpg"], "good0.png"),
+        (["good2.png"], "larger.png"),
+    ):
+        for order in (files, files[::-1]):
+            told = {folder / n for n in captioned}
+            found = {Path(d.file).name: d for d in filter_images(order, captioned=told)}
+            assert all(found[n].keep for n in captioned) and found[gone].filter == "duplicate"
+            assert captioned[0] in found[gone].detail and "caption" not in found[gone].detail
+    told = {str(folder / n) for n in ("good1.png", "copy.png", "good3.png")}
+    found = {Path(d.file).name: d for d in filter_images(files, captioned=told)}
+    (lost,) = [d for n, d in found.items() if n in ("good1.png", "copy.png") and not d.keep]
+    assert lost.detail.endswith("its caption falls with it") and found["good3.png"].keep
+
+
+def test_in_a_chain_of_near_copies_no_captioned_one_falls_for_one_without(tmp_path):
+    from lens_ref.data.filters import drop_duplicates
+
+    angles = np.cumsum([0.0, *[0.12] * 8])  # each is close to its neighbours alone
+    x = np.stack([np.cos(angles), np.sin(angles)], 1)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        told = {f"{i}.png" for i in range(9) if rng.random() < 0.4}
+        rows = [
+            (Decision(f"{i}.png", True, width=9 + int(rng.integers(9)), height=9, sha256=str(i)), v)
+            for i, v in enumerate(x)
+        ]
+        done = {d.file: d for d in drop_duplicates(rows, captioned=told)}
+        for d in done.values():
+            if d.file in told and not d.keep:
+                stays = d.detail.removeprefix("of ").split(";")[0]
+                assert stays in told and done[stays].keep and "caption falls" in d.detail
+        kept = [i for i in range(9) if done[f"{i}.png"].keep]
+        assert all(b - a > 1 for a, b in zip(kept, kept[1:]))
+
+
+def test_prepare_keeps_the_captioned_of_two_equal_pictures(tmp_path):
+    from lens_ref.data.prepare import NineFilters, prepare
+    from lens_ref.data.shards import open_samples
+
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for i in range(2):
+        photo(i).save(raw / f"{'ab'[i]}.png")
+        photo(i).save(raw / f"{'yz'[i]}.png")
+    lines = [dict(file_name=n, text=f"caption of {n}") for n in ("y.png", "b.png")]
+    (raw / "metadata.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    counts = prepare(raw, tmp_path / "out", NineFilters(), log=lambda x: None)
+    assert counts == dict(images=4, kept=2, dropped=dict(duplicate=2))
+    texts = {s.source: s.caption() for s in open_samples(tmp_path / "out")}
+    assert texts == {"b.png": "caption of b.png", "y.png": "caption of y.png"}
+
+
+def test_hidden_pictures_are_not_filtered(tmp_path):
+    for i, name in enumerate(
+        (
+            "a.png",
+            ".ipynb_checkpoints/a.png",
+            "x/.thumbnails/a.png",
+            "__MACOSX/._a.png",
+            "@eaDir/a.png",
+        )
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        photo(i).save(tmp_path / name)
+    (tmp_path / "Thumbs.db").touch()
+    filter_folder(tmp_path, tmp_path / "out")
+    report = (tmp_path / "out" / "report.jsonl").read_text().splitlines()
+    assert [json.loads(x)["file"] for x in report] == [str(tmp_path / "a.png")]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["not_images"] == {}
 
 
 def test_wrong_names_are_named(tmp_path):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..core.config import Config, DataError, LensError
 from ..core.files import utf8
-from ..core.pictures import upright
+from ..core.pictures import PictureFile, open_picture_file, picture_bytes
 
 # %% ../../nbs/03_clients/chat.ipynb #6cb6e589
 class EndpointError(LensError, RuntimeError):
@@ -98,44 +98,47 @@ def chat(*parts, system: str | None = None, **kwargs) -> Request:
 _SENT_AS_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 
-def _as_picture(image) -> Image.Image:
-    if isinstance(image, Path):
-        return Image.open(image)
-    return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-
-
-def _opened(image) -> tuple[Image.Image, Image.Image]:
-    "A picture as it is and upright."
+def _opened(image) -> PictureFile:
+    "A file, a PIL picture or an array as it is and as RGB on white."
+    if isinstance(image, (Path, Image.Image)):
+        return open_picture_file(image)
     try:
-        picture = _as_picture(image)
-        picture.load()
-        return picture, upright(picture)
+        picture = Image.fromarray(np.asarray(image))
     except Exception as e:
-        name = image if isinstance(image, Path) else type(image).__name__
-        raise DataError(
-            f"{name}: not a readable image ({type(e).__name__}); replace or remove it"
-        ) from e
+        name = type(image).__name__
+        raise DataError(f"{name}: not a readable image ({type(e).__name__}); replace it") from e
+    return open_picture_file(picture)
 
 
 def image_hash(image) -> str:
     "SHA-256 of a file's bytes, or of a picture's mode, size and pixels."
     if isinstance(image, Path):
         try:
-            return hashlib.sha256(image.read_bytes()).hexdigest()
-        except OSError as e:
-            raise DataError(f"{image}: cannot be read ({e.strerror}); check the path") from e
-    picture = _opened(image)[0]
+            return hashlib.sha256(picture_bytes(image)).hexdigest()
+        except (OSError, ValueError) as e:
+            why = getattr(e, "strerror", None) or e
+            raise DataError(f"{image}: cannot be read ({why}); check the path") from e
+    picture = _opened(image).stored
     return hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes()).hexdigest()
+
+
+def _as_anyone_reads(picture: PictureFile) -> bool:
+    "Is it the same to who knows nothing of profiles, turning, transparency and wide numbers?"
+    stored = picture.stored
+    if stored.size != picture.image.size or getattr(stored, "n_frames", 1) > 1:
+        return False
+    return not stored.has_transparency_data and (
+        stored is picture.image or stored.convert("RGB").tobytes() == picture.image.tobytes()
+    )
 
 
 def _encoded(picture: Image.Image, photo: bool, side: int | None) -> tuple[bytes, str]:
     "Bytes and kind: photographs as JPEG, drawn and transparent pictures as PNG, without loss."
-    alpha = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-    picture = picture.convert("RGBA" if alpha else "RGB")
     if side is not None and max(picture.size) > side:
+        picture = picture.copy()
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    if photo and not alpha:
+    if photo:
         picture.save(buffer, "JPEG", quality=92)
         return buffer.getvalue(), "image/jpeg"
     picture.save(buffer, "PNG")
@@ -143,15 +146,17 @@ def _encoded(picture: Image.Image, photo: bool, side: int | None) -> tuple[bytes
 
 
 def image_url(image, side: int | None = None) -> str:
-    """A picture as a data URL, upright, its longer side at most `side` pixels.
+    """A picture as a data URL, its longer side at most `side` pixels: RGB on white, upright and in
+    sRGB, as it is trained on.
 
     Raises `DataError` naming a file that cannot be read."""
-    stored, picture = _opened(image)
-    file, fits = isinstance(image, Path), side is None or max(picture.size) <= side
-    if file and fits and picture is stored and picture.format in _SENT_AS_IS:
-        data, kind = image.read_bytes(), _SENT_AS_IS[picture.format]
+    picture = _opened(image)
+    fits = side is None or max(picture.image.size) <= side
+    if picture.data and fits and picture.format in _SENT_AS_IS and _as_anyone_reads(picture):
+        data, kind = picture.data, _SENT_AS_IS[picture.format]
     else:
-        data, kind = _encoded(picture, file, side)
+        photo = picture.data is not None and not picture.stored.has_transparency_data
+        data, kind = _encoded(picture.image, photo, side)
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 # %% ../../nbs/03_clients/chat.ipynb #f371f881

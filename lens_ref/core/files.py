@@ -9,6 +9,7 @@ __all__ = ['atomic_write', 'recover_folder', 'atomic_folder', 'save_tensors', 'l
 # %% ../../nbs/02_core/files.ipynb #1565677b
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import posixpath
@@ -29,9 +30,18 @@ def _sync(path: Path):
         os.fsync(f.fileno())
 
 
+def _stem(path: Path) -> str:
+    "The name of `path`, with a hash for its end if it is over 100 bytes."
+    name = os.fsencode(path.name)
+    if len(name) <= 100:
+        return path.name
+    return f"{name[:80].decode('utf8', 'ignore')}.{hashlib.sha256(name).hexdigest()[:12]}"
+
+
 def _beside(path: Path, kind: str) -> Path:
-    "A hidden name in the folder of `path`, and so on the same disk."
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}")
+    """A hidden name in the folder of `path`, and so on the same disk. Names end at 255 bytes on
+    most disks, at 143 on encrypted ones: where `path` has a long one, its end gives way."""
+    return path.with_name(f".{_stem(path)}.{uuid.uuid4().hex[:8]}.{kind}")
 
 
 def _cut_short(e: Exception) -> bool:
@@ -69,7 +79,7 @@ def atomic_write(path):
 # %% ../../nbs/02_core/files.ipynb #c0f10003
 def _set_aside(path: Path) -> list[Path]:
     "Earlier contents of `path` that stepped aside for new ones, oldest first."
-    found = path.parent.glob(f".{glob.escape(path.name)}.*.old")
+    found = path.parent.glob(f".{glob.escape(_stem(path))}.*.old")
     return sorted(found, key=lambda p: p.stat().st_mtime)
 
 

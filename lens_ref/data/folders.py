@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..core.config import DataError
 from ..core.files import atomic_write, utf8
-from ..core.pictures import on_white
+from ..core.pictures import read_picture
 from .drawing import render
 from .sources import CAPTION_KINDS, FolderCaptions
 from .wording import dense_caption
@@ -57,11 +57,7 @@ def read_metadata(folder, caption_column: str | None = None, log=print) -> list[
 def read_image(path, height: int, width: int) -> np.ndarray:
     """One image on white: the largest middle part of the shape height x width, scaled to it: [H,
     W, 3] uint8. Raises `DataError` naming an unreadable file."""
-    try:
-        im = on_white(Image.open(path))
-    except Exception as e:
-        why = f"not a readable image ({type(e).__name__}); replace or remove it"
-        raise DataError(f"{path}: {why}") from e
+    im = read_picture(path)
     s = min(im.width / width, im.height / height)  # pixels of the file to one of ours
     x, y = (im.width - s * width) / 2, (im.height - s * height) / 2
     box = (x, y, x + s * width, y + s * height)

@@ -110,12 +110,21 @@ def _sample_or_dropped(source, row, answer, why=""):
         return Dropped(row["path"], "read", f"{e}{more}")
 
 
+def _no_file(path) -> str:
+    "What a path is instead of a file."
+    if os.path.isdir(path):
+        return "a folder that cannot be listed, or one named like a picture"
+    if os.path.islink(path) and not os.path.exists(path):
+        return "a link to what is not there"
+    return "a pipe or device, not a file" if os.path.exists(path) else "no such file"
+
+
 def _hopeless(source, name, faults, why) -> str | None:
     "Why a picture is dropped without being asked about, if so."
     if name in faults:
         return f"{name}: {faults[name]}"
-    if not os.path.isfile(Path(source) / name):
-        return f"{name}: {why.get(name, 'no such file')}"
+    path = Path(source) / name
+    return None if os.path.isfile(path) else f"{name}: {why.get(name) or _no_file(path)}"
 
 
 def make_samples(source, captioner, faults: dict, why: dict, rows):
@@ -417,6 +426,10 @@ def prepare(
     names, rows = [name_of(f) for f in filters], found.rows()
     settings = dict(filters=names, captioner=name_of(captioner) if captioner else None)
     parts = _begun(source, out, rows, settings)
+    captioned = {str(Path(source) / r["path"]) for r in rows if r["captions"]}
+    for f in filters:
+        if hasattr(f, "captioned"):
+            f.captioned = captioned
     faults = _new_part(source, out, rows, parts, filters, run, log)
     make = functools.partial(make_samples, str(source), captioner, faults, found.why)
     every, decisions = _pack(source, out, parts, make, per_shard, settings, run, log)
@@ -447,7 +460,9 @@ def _embedded(paths: list, embed) -> list:
 
 class NineFilters:
     """The nine filters as one stage. `scorers`: functions for nsfw, aesthetic and watermark;
-    `not_run` names the filters that go without, or, if `embed` is None, duplicates."""
+    `not_run` names the filters that go without, or, if `embed` is None, duplicates.
+
+    Of duplicates those in `captioned` stay, paths that have a caption: `prepare` fills it in."""
 
     def __init__(
         self,
@@ -456,7 +471,7 @@ class NineFilters:
         embed=thumbnail_embedding,
     ):
         thresholds, given = thresholds or Thresholds(), scorers or {}
-        self.how, self.known = (thresholds, scorers, embed), []
+        self.how, self.captioned, self.known = (thresholds, scorers, embed), (), set()
         image_filters(
             thresholds, scorers
         )  # a misspelt scorer stops here, before anything is written
@@ -470,23 +485,24 @@ class NineFilters:
     def against(self, known: list):
         "The same stage for new pictures, which also go if they are copies of one that is `known`."
         other = copy.copy(self)
-        other.known = list(known)
+        other.known = set(known)
         return other
 
     def _decisions(self, paths):
         thresholds, scorers, embed = self.how
         if not (self.known and embed):
-            yield from filter_images(paths, *self.how)
+            yield from filter_images(paths, *self.how, captioned=self.captioned)
             return
-        tests, passed = image_filters(thresholds, scorers), _embedded(self.known, embed)
+        tests, passed = image_filters(thresholds, scorers), _embedded(sorted(self.known), embed)
         for a in range(0, len(paths), 32):
             for d, vector in run_filters(paths[a : a + 32], tests, embed):
                 if d.keep:
                     passed.append((d, vector))
                 else:
                     yield d
-        new = set(map(str, paths))
-        yield from (d for d in drop_duplicates(passed, thresholds.duplicate) if d.file in new)
+        best = {*self.captioned, *self.known}
+        found = drop_duplicates(passed, thresholds.duplicate, captioned=best)
+        yield from (d for d in found if d.file not in self.known)
 
     def __call__(self, paths):
         for d in self._decisions(paths):

@@ -26,7 +26,7 @@ from PIL import Image
 
 from ..core.config import ConfigError, DataError
 from ..core.files import atomic_write, json_bytes, utf8
-from ..core.pictures import PICTURE_SUFFIXES, is_hidden, on_white, upright
+from ..core.pictures import PICTURE_SUFFIXES, is_hidden, open_picture_file, read_picture
 from .archives import Member, joined, linked_members, plain_tar
 from .plans import in_turn, stretches, write_json
 from .sources import CAPTION_KINDS, FolderCaptions, captions_of, clean_caption
@@ -68,8 +68,8 @@ class Sample:
         return self.captions[kind]
 
     def pixels(self) -> Image.Image:
-        "The picture on white, upright, RGB."
-        return on_white(Image.open(io.BytesIO(self.image)))
+        "The picture on white, upright, RGB, sRGB. Raises `DataError` if it cannot be read."
+        return read_picture(self.image, f"sample {self.key}")
 
 
 def _cleaned(captions: dict) -> tuple[dict, str]:
@@ -85,16 +85,15 @@ def _cleaned(captions: dict) -> tuple[dict, str]:
 
 def make_sample(key: str, image: bytes, captions: dict, source: str = "") -> Sample:
     "Check that an image can be decoded and has a caption; `DataError` says what is wrong."
-    try:
-        im = Image.open(io.BytesIO(image))
-        height, width = upright(im).size[::-1]
-    except Exception as e:
-        raise DataError(f"{source or key}: not a readable image ({type(e).__name__})") from e
+    if not isinstance(image, (bytes, bytearray)):  # a string would be opened as a path
+        raise DataError(f"{source or key}: its image is {type(image).__name__}, not bytes")
+    picture = open_picture_file(image, source or key)
     captions, why = _cleaned(captions)
     if not captions:
         raise DataError(f"{source or key}: has no caption{why}")
-    kind = im.format.lower()
+    kind = picture.format.lower()
     kind = {"jpeg": "jpg", "mpo": "jpg"}.get(kind, kind)
+    height, width = picture.image.size[::-1]
     return Sample(key, image, kind, height, width, captions, source)
 
 # %% ../../nbs/04_data/shards.ipynb #cf75e219
