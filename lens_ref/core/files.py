@@ -225,26 +225,48 @@ def json_bytes(value) -> bytes:
     return utf8(json.dumps(value, ensure_ascii=False))
 
 
+def _lines_of(path):
+    "(line number, bytes in UTF-8) of a text file, also of one in UTF-16."
+    with open(path, "rb") as f:
+        wide = f.read(2) in (b"\xff\xfe", b"\xfe\xff")  # as PowerShell writes
+    if not wide:
+        with open(path, "rb") as f:
+            yield from enumerate(f, 1)
+        return
+    with open(path, encoding="utf-16", newline="\n") as f:
+        yield from ((i, line.encode("utf8", "surrogatepass")) for i, line in enumerate(f, 1))
+
+
+def _object_in(line: bytes):
+    "The JSON in a line, which may end in a comma as in a list. Raises `ValueError`."
+    try:
+        return json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except ValueError:
+        if not line.rstrip().endswith(b","):
+            raise
+    return json.loads(line.removeprefix(b"\xef\xbb\xbf").rstrip()[:-1])
+
+
 def json_lines(path):
     """Yield (line number, object) of a JSONL file, blank lines passed over.
 
     Raises `DataError` naming the line that is no JSON object in UTF-8."""
-    with open(path, "rb") as f:
-        for i, line in enumerate(f, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if i == 1 else "utf8"))
-            except (ValueError, RecursionError) as e:
-                raise DataError(
-                    f"{path}:{i}: not a JSON object in UTF-8 ({e}); mend or drop the line"
-                ) from e
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{path}:{i}: not a JSON object, but {type(row).__name__}; "
-                    'write {"file_name": "a.png", ...}'
-                )
-            yield i, row
+    for i, line in _lines_of(path):
+        if not line.strip():
+            continue
+        try:
+            row = _object_in(line)
+        except (ValueError, RecursionError) as e:
+            quotes = "; JSON has double quotes" if line.lstrip()[:2] == b"{'" else ""
+            raise DataError(
+                f"{path}:{i}: not a JSON object in UTF-8 ({e}){quotes}; mend or drop the line"
+            ) from e
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}:{i}: not a JSON object, but {type(row).__name__}; "
+                'write {"file_name": "a.png", ...}'
+            )
+        yield i, row
 
 
 def metadata_lines(path):

@@ -19,6 +19,7 @@ from ..clients.chat import Answer, Request, image_hash
 from ..clients.endpoint import Endpoint
 from ..core.config import Config, ConfigError, DataError, nearest
 from ..core.files import atomic_write, json_bytes, metadata_lines
+from .names import FileNames
 
 # %% ../../nbs/04_data/captioner.ipynb #c72a36d2
 DENSE_PROMPT = """\
@@ -277,14 +278,28 @@ def _name(file, folder) -> str:
     return Path(file).relative_to(folder).as_posix() if inside else str(file)
 
 
-def _columns(path) -> dict:
-    "{file name: the other columns} of a `metadata.jsonl`, if there is one."
+def _columns(path, files=()) -> list:
+    """[(file name, the other columns)] of a `metadata.jsonl`, if there is one; names spelt as
+    those of `files`, if one fits."""
     if not Path(path).is_file():
-        return {}
-    rows = {}
+        return []
+    names, rows = FileNames(Path(path).parent, files), []
     for _, name, row in metadata_lines(path):
-        rows[name] = {k: v for k, v in row.items() if k != "file_name"}
-    return rows
+        found = names.find(name)[0]
+        rows.append((found if found in names.names else name, row))
+    return [(name, {k: v for k, v in row.items() if k != "file_name"}) for name, row in rows]
+
+
+def _replaced(rows: list, texts: dict, asked: set, columns: set) -> list:
+    """Rows of a `metadata.jsonl` with the new `texts` {file name: {column: text}}. Of a file that
+    was asked about all lines lose the columns asked for, and the first one gets the new text."""
+    out, todo = [], dict(texts)
+    for name, row in rows:
+        if name in asked:
+            row = {k: v for k, v in row.items() if k not in columns} | todo.pop(name, {})
+        if row:
+            out.append((name, row))
+    return out + list(todo.items())
 
 
 def write_metadata(captions_by_column: dict, folder, path) -> int:
@@ -295,22 +310,18 @@ def write_metadata(captions_by_column: dict, folder, path) -> int:
     what `file_name` is relative to. Other columns and lines that `path` has already stay in it;
     of a file that was asked about and lacks a text, only these columns go. Raises `DataError`
     naming a line of `path` that cannot be read."""
-    rows, texts = _columns(path), {}
+    texts = {}
     for column, captions in captions_by_column.items():
-        texts[column] = {c.file: c.text for c in captions if c.status == "text"}
+        texts[column] = {_name(c.file, folder): c.text for c in captions if c.status == "text"}
     asked = {_name(c.file, folder) for captions in captions_by_column.values() for c in captions}
-    for name in asked & rows.keys():
-        rows[name] = {k: v for k, v in rows[name].items() if k not in texts}
     first, *others = texts.values()
-    files = [f for f in first if all(f in t for t in others)]
-    for f in files:
-        name = _name(f, folder)
-        rows[name] = rows.get(name, {}) | {column: t[f] for column, t in texts.items()}
+    names = [n for n in first if all(n in t for t in others)]
+    new = {n: {column: t[n] for column, t in texts.items()} for n in names}
+    rows = _replaced(_columns(path, asked), new, asked, set(texts))
     with atomic_write(path) as tmp, open(tmp, "wb") as out:
-        for name, columns in rows.items():
-            if columns:
-                out.write(json_bytes(dict(file_name=name, **columns)) + b"\n")
-    return len(files)
+        for name, row in rows:
+            out.write(json_bytes(dict(file_name=name, **row)) + b"\n")
+    return len(names)
 
 
 def caption_files(files, captioners: dict, folder, out=None, progress=None) -> dict:

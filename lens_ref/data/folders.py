@@ -7,7 +7,6 @@ __all__ = ['scene_samples', 'read_metadata', 'read_image', 'emoji_rows', 'emoji_
 
 # %% ../../nbs/04_data/folders.ipynb #c00a9357
 import json
-import os
 import random
 import tarfile
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from ..core.config import DataError
-from ..core.files import atomic_write, metadata_lines
+from ..core.files import atomic_write, utf8
 from ..core.pictures import read_picture
 from .drawing import render
+from .sources import CAPTION_KINDS, FolderCaptions
 from .wording import dense_caption
 from .world import sample_scene
 
@@ -32,25 +32,26 @@ def scene_samples(n: int, seed, height: int = 64, width: int = 64):
         yield render(scene, height, width), dense_caption(scene, rng), scene
 
 # %% ../../nbs/04_data/folders.ipynb #d4e00003
-def read_metadata(folder) -> list[tuple[Path, str]]:
-    """(path, caption) of each line of a folder's metadata.jsonl. Raises `DataError` naming the
-    file and line of the first fault."""
-    path = Path(folder) / "metadata.jsonl"
-    if not path.is_file():
-        line = '{"file_name": "a.png", "text": "caption"}'
-        raise DataError(f"{path}: no such file; write one JSON object a line: {line}")
-    rows = []
-    for i, name, row in metadata_lines(path):
-        text = row.get("text")
-        if not isinstance(text, str) or not text.strip():
-            why = "the caption `text` is empty or no string; fill it or drop the line"
-            raise DataError(f"{path}:{i}: {why}")
-        if not os.path.isfile(Path(folder) / name):
-            raise DataError(f"{path}:{i}: file_name {name!r} does not exist")
-        rows.append((Path(folder) / name, text))
+def _one_caption(captions: dict) -> str:
+    "The `text` where there is one, else the best of the kinds."
+    kinds = ("text", *CAPTION_KINDS, *captions)
+    return next(captions[k] for k in kinds if k in captions)
+
+
+def read_metadata(folder, caption_column: str | None = None, log=print) -> list[tuple[Path, str]]:
+    """(path, caption) of each picture of a folder that has one, in the order of its tables; the
+    layouts are those of [sources](sources.ipynb). Names without a file, and captions that are
+    none, are named through `log`.
+
+    Raises `DataError` naming a line that cannot be read, or why no picture has a caption."""
+    found = FolderCaptions(folder, caption_column, log)
+    log(utf8(found.summary()).decode())
+    folder = Path(folder)
+    rows = [(n, said) for n, said in found.said.items() if said and (folder / n).is_file()]
     if not rows:
-        raise DataError(f"{path}: no images in it")
-    return rows
+        first = next(iter(found.faults), None) or found.looked_for()
+        raise DataError(f"{folder}: no picture has a caption; {first}")
+    return [(folder / name, _one_caption(said)) for name, said in rows]
 
 
 def read_image(path, height: int, width: int) -> np.ndarray:

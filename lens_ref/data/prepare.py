@@ -8,6 +8,7 @@ __all__ = ['FIELDS', 'UNJUDGED', 'OTHER_PICTURES', 'decide', 'make_samples', 'no
 
 # %% ../../nbs/04_data/prepare.ipynb #4c9d226b
 import collections
+import copy
 import functools
 import hashlib
 import json
@@ -18,21 +19,33 @@ from pathlib import Path
 from ..clients.chat import EndpointConfig
 from ..clients.endpoint import Endpoint
 from ..core.config import ConfigError, DataError, nearest
-from ..core.files import atomic_write, json_bytes
+from ..core.files import atomic_write, json_bytes, utf8
+from ..core.pictures import is_hidden, picture_files
 from .captioner import PROMPTS, EndpointCaptioner
 from .duplicates import thumbnail_embedding
-from .filters import MODELS, ORDER, Thresholds, filter_images, image_filters
-from lens_ref.data.shards import (
-    CAPTION_KINDS,
-    Dropped,
+from lens_ref.data.filters import (
+    MODELS,
+    ORDER,
+    Decision,
+    Thresholds,
+    drop_duplicates,
+    filter_images,
+    image_filters,
+    open_picture,
+    run_filters,
+)
+from .names import escaped, seen_as
+from lens_ref.data.plans import (
     check_shard_plan,
-    image_rows,
+    forget_shards,
     in_turn,
     name_of,
-    row_sample,
+    read_plan,
     write_json,
-    write_shards,
 )
+from .shards import Dropped, layout_of, row_sample, write_shards
+from .sources import CAPTION_KINDS, FolderCaptions
+from .unpack import unpack_samples
 
 # %% ../../nbs/04_data/prepare.ipynb #d4a50001
 def _field(x, name, default=None):
@@ -62,6 +75,8 @@ def _judge(filter, source: str, names: list) -> list:
     `DataError` if one goes without a decision."""
     paths = [str(Path(source) / n) for n in names]
     made = {str(_field(d, "path")): _plain(d, source) for d in filter(paths)}
+    for d in made.values():
+        d["filter"] = d["filter"] or (None if d["kept"] else name_of(filter))
     missing = [n for n, p in zip(names, paths) if p not in made]
     if missing:
         why = f"gave no decision on {missing[0]}; it must give one for each path"
@@ -81,7 +96,7 @@ def decide(source, names: list, filters: list, run=in_turn, block: int = 256) ->
     return made
 
 
-def _sample_or_dropped(source, row, answer):
+def _sample_or_dropped(source, row, answer, why=""):
     "What becomes of a row with a captioner's answer."
     answers = answer if isinstance(answer, dict) else {}
     said = {k: v for k, v in answers.items() if k.split(":")[0] in CAPTION_KINDS}
@@ -91,16 +106,45 @@ def _sample_or_dropped(source, row, answer):
     try:
         return row_sample(source, row, said)
     except DataError as e:
-        return Dropped(row["path"], "read", str(e))
+        more = f": {why}" if why and str(e).endswith("has no caption") else ""
+        return Dropped(row["path"], "read", f"{e}{more}")
 
 
-def make_samples(source, captioner, rows):
+def _no_file(path) -> str:
+    "What a path is instead of a file."
+    if os.path.isdir(path):
+        return "a folder that cannot be listed, or one named like a picture"
+    if os.path.islink(path) and not os.path.exists(path):
+        return "a link to what is not there"
+    return "a pipe or device, not a file" if os.path.exists(path) else "no such file"
+
+
+def _hopeless(source, name, faults, why) -> str | None:
+    "Why a picture is dropped without being asked about, if so."
+    if name in faults:
+        return f"{name}: {faults[name]}"
+    path = Path(source) / name
+    return None if os.path.isfile(path) else f"{name}: {why.get(name) or _no_file(path)}"
+
+
+def make_samples(source, captioner, faults: dict, why: dict, rows):
     """The `Sample` or `Dropped` of each row, captioned by `captioner` or with the captions that
-    the row has."""
-    paths = [str(Path(source) / r["path"]) for r in rows]
-    answers = captioner(paths) if captioner else [{}] * len(rows)
-    for row, answer in zip(rows, answers, strict=True):
-        yield _sample_or_dropped(source, row, answer)
+    the row has.
+
+    `faults` {name: reason}: what is dropped unseen. `why` {name: reason}: what is known about a
+    name without a file, or a picture without a caption."""
+    lost = {r["path"]: _hopeless(source, r["path"], faults, why) for r in rows}
+    paths = [str(Path(source) / name) for name in lost if lost[name] is None]
+    answers = iter(captioner(paths) if captioner and paths else [{}] * len(paths))
+    for row in rows:
+        name = row["path"]
+        if lost[name]:
+            yield Dropped(name, "read", lost[name])
+            continue
+        answer = next(answers, answers)
+        if answer is answers:
+            raise DataError(f"captioner {name_of(captioner)}: gave no answer on {name}")
+        yield _sample_or_dropped(source, row, answer, why.get(name, ""))
 
 # %% ../../nbs/04_data/prepare.ipynb #d4a50003
 OTHER_PICTURES = tuple(
@@ -110,15 +154,12 @@ OTHER_PICTURES = tuple(
 
 def not_read(source, out, known=()) -> tuple[list, dict]:
     """Pictures of types that are not read, by name, and how many of what else lies in a folder,
-    by suffix. `known` names, hidden files, `metadata.jsonl` and what is below `out` are neither."""
-    source, out = Path(source), Path(out).absolute()
-    known = {*known, "metadata.jsonl"}
+    by suffix. `known` names, hidden files, and what is below `out` are neither."""
+    source, out, known = Path(source), Path(out).absolute(), set(known)
     pictures, others = [], collections.Counter()
-    for p in source.rglob("*"):
-        if not p.is_file() or out in p.absolute().parents:
-            continue
+    for p in picture_files(source)[1]:
         name = p.relative_to(source).as_posix()
-        if name in known or any(part.startswith(".") for part in name.split("/")):
+        if name in known or is_hidden(name) or out in p.absolute().parents:
             continue
         if p.suffix.lower()[1:] in OTHER_PICTURES:
             pictures.append(name)
@@ -141,16 +182,43 @@ def _why(line: dict) -> str:
     return line["filter"] if line["stage"] == "filter" else line["stage"]
 
 
-def prepare_report(out, decisions: dict, others: list = ()) -> dict:
+def _listed(out) -> tuple[set, dict]:
+    "Keys of the samples in the finished shards of a folder, and {name: what was dropped}."
+    keys, dropped = set(), {}
+    for path in sorted(Path(out).glob("shard-*.json")):
+        listed = read_plan(path)
+        keys |= {entry[0] for entry in listed["samples"]}
+        dropped |= {d["path"]: d for d in listed["dropped"]}
+    return keys, dropped
+
+
+def _fates(out, rows: list, decisions: dict) -> dict:
+    "{name: its line of the report}; `kept` is None for what is not in a finished shard yet."
+    (keys, dropped), lines = _listed(out), {}
+    for row in rows:  # the last row of a name counts
+        d, name = decisions[row["path"]], row["path"]
+        lines[name] = dict(path=name, stage=None if d["kept"] else "filter", reason=None) | d
+        if d["kept"] and f"{row['n']:08d}" not in keys:
+            lines[name].update(dropped.get(name, {}), kept=False if name in dropped else None)
+    return lines
+
+
+def _apart(lines: dict):
+    "Add `spelt`, with escapes, to the lines of names that look alike."
+    alike = collections.defaultdict(list)
+    for name in lines:
+        alike[seen_as(name)].append(name)
+    for names in alike.values():
+        for name in names if len(names) > 1 else ():
+            lines[name]["spelt"] = escaped(name)
+
+
+def prepare_report(out, rows: list, decisions: dict, others: list = ()) -> dict:
     """Write `out/report.jsonl`, a line for each image with what became of it and why, `others`
     of types that are not read included; returns counts of kept and of each reason to drop."""
-    lines = {}
-    for name, d in decisions.items():
-        lines[name] = dict(path=name, stage=None if d["kept"] else "filter", reason=None) | d
+    lines = _fates(out, rows, decisions)
     lines |= {name: _other_line(name) for name in others}
-    for path in sorted(Path(out).glob("shard-*.json")):
-        for d in json.loads(path.read_text("utf8"))["dropped"]:
-            lines[d["path"]].update(d, kept=False)
+    _apart(lines)
     with atomic_write(Path(out) / "report.jsonl") as tmp:
         Path(tmp).write_bytes(b"".join(json_bytes(x) + b"\n" for x in lines.values()))
     why = collections.Counter(map(_why, lines.values()))
@@ -163,51 +231,233 @@ def _sizes(source, rows) -> dict:
     return {n: os.path.getsize(p) if os.path.isfile(p) else None for n, p in paths.items()}
 
 
-def _decisions(source, out, sizes, filters, run) -> dict:
-    "{name: decision}, made on the first run and read back on later ones."
-    path = Path(out) / "decisions.json"
-    if not path.is_file():
-        # what a metadata line only promises is dropped when it is read
-        there = [n for n, size in sizes.items() if size is not None]
-        decided = decide(source, there, filters, run)
-        write_json(path, dict.fromkeys(sizes, UNJUDGED) | decided)
-    return json.loads(path.read_text("utf8"))
+def _digest(rows, sizes) -> str:
+    return hashlib.sha256(json.dumps([rows, sizes]).encode()).hexdigest()
+
+
+def _part(out, stem: str, k: int) -> Path:
+    "A file about the pictures that came first (0), or with a later run."
+    return Path(out) / (f"{stem}-{k}.json" if k else f"{stem}.json")
+
+
+def _parts_before(out, rows: list, sizes: dict) -> list:
+    "(rows {n, path, captions, size}, decisions) of the earlier runs that came to decisions."
+    parts = []
+    while (path := _part(out, "decisions", len(parts))).is_file():
+        if not _part(out, "rows", len(parts)).is_file():
+            _adopt(out, read_plan(path), rows, sizes)
+        parts.append((read_plan(_part(out, "rows", len(parts))), read_plan(path)))
+    return parts
+
+
+def _adopt(out, known: dict, rows: list, sizes: dict):
+    """Write down the rows of a folder from a version that did not. Raises `ConfigError` if what it
+    knew has changed."""
+    captions = {r["path"]: r["captions"] for r in rows}
+    old = [dict(n=n, path=p, captions=captions.get(p, {})) for n, p in enumerate(sorted(known))]
+    mine = {r["path"]: sizes.get(r["path"]) for r in old}
+    check_shard_plan(_part(out, "source", 0), dict(images=_digest(old, mine)))
+    write_json(_part(out, "rows", 0), [r | dict(size=mine[r["path"]]) for r in old])
+
+
+def _decided(source, out, k: int, rows: list, sizes: dict, filters, run) -> dict:
+    "Decisions on the pictures of one part, written down once all are made."
+    there = [r["path"] for r in rows if sizes[r["path"]] is not None]
+    # what a metadata line only promises is dropped when it is read
+    made = dict.fromkeys((r["path"] for r in rows), UNJUDGED)
+    made |= decide(source, there, filters, run)
+    write_json(_part(out, "rows", k), [r | dict(size=sizes[r["path"]]) for r in rows])
+    write_json(_part(out, "decisions", k), made)
+    return made
+
+# %% ../../nbs/04_data/prepare.ipynb #5a420002
+_STAYS = {
+    "changed": "the shards keep what was there; to take what is new, give it a new name",
+    "captioned otherwise": "the shards keep the old captions; to take the new, use another folder",
+    "not found any more": "the shards keep what was there",
+}
+
+
+def _is_new(row: dict, before: dict | None, fate: dict | None, size) -> bool:
+    "Is a picture new, or was it dropped and is worth another look?"
+    if before is None:
+        return True
+    looks = size != before["size"]
+    said = row["captions"] != before["captions"] and fate["stage"] == "read"
+    return fate["kept"] is False and (looks or said)
+
+
+def _changes(old: dict, fates: dict, rows: list, sizes: dict) -> dict:
+    "{what happened: names} of pictures that are in shards, or on the way there."
+    told, now = {what: [] for what in _STAYS}, {r["path"]: r for r in rows}
+    for name, before in old.items():
+        if fates[name]["kept"] is False:
+            continue
+        if sizes.get(name) is None:
+            told["not found any more"].append(name)
+        elif sizes[name] != before["size"]:
+            told["changed"].append(name)
+        elif now[name]["captions"] != before["captions"]:
+            told["captioned otherwise"].append(name)
+    return told
+
+
+def _tell(source, new: list, told: dict, log):
+    "Say what is new in a folder that was prepared before, and what has changed."
+    if new:
+        log(f"{source}: new pictures: {len(new):,}; what was done before stays")
+    for what, names in told.items():
+        if names:
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            line = f"{source}: known pictures {what}: {len(names):,} ({some}); {_STAYS[what]}"
+            log(utf8(line).decode())
+
+
+def _against(filters, source, names, log) -> list:
+    "Filters that compare pictures, told which are kept already."
+    paths = [str(Path(source) / n) for n in names if os.path.isfile(Path(source) / n)]
+    told = []
+    for f in filters if paths else ():
+        if hasattr(f, "against"):
+            f = f.against(paths)
+        elif getattr(f, "whole_set", True):
+            log(f"filter {name_of(f)}: sees the new pictures only, and not those kept before")
+        told.append(f)
+    return told or filters
+
+# %% ../../nbs/04_data/prepare.ipynb #5a420004
+def _why_nothing(out, counts: dict, found: FolderCaptions) -> str:
+    "The likely cause of keeping nothing, and what to do."
+    lines = map(json.loads, (Path(out) / "report.jsonl").read_bytes().splitlines())
+    most = max(counts["dropped"], key=counts["dropped"].get)
+    line = next(x for x in lines if _why(x) == most)
+    n, name = counts["dropped"][most], utf8(line["path"]).decode()
+    if line["stage"] == "filter" and line["score"] is not None:
+        score, limit = f"{line['score']:g}", f"{line['threshold']:g}"
+        why = f"the filter {most} dropped {n:,} ({name}: {score}, threshold {limit})"
+        return f"{why}; change its threshold (--thresholds) or run no filters (--filters 0)"
+    reason = utf8(str(line["reason"])).decode()
+    if line["stage"] == "read" and "has no caption" in reason:
+        return f"{n:,} have no caption; {found.looked_for()}, or ask a model (--url)"
+    return f"{n:,} fell at the stage {most}; {reason if name in reason else f'{name}: {reason}'}"
+
+
+def _forget(out):
+    "Delete what a run that kept nothing wrote, but for the report."
+    forget_shards(out)
+    for stem in ("source", "rows", "decisions"):
+        for path in Path(out).glob(f"{stem}*.json"):
+            path.unlink()
+
+# %% ../../nbs/04_data/prepare.ipynb #5a420006
+def _folder_of(source, out, caption_column, log):
+    "(a folder of pictures, the column) for a source that may also be tars or parquet files."
+    path = Path(source)
+    if path.is_dir() and picture_files(path)[0] or layout_of(path)[0] == "images":
+        return path, caption_column
+    return unpack_samples(path, Path(out) / "unpacked", caption_column, log), None
+
+
+def _new_part(source, out, rows: list, parts: list, filters, run, log) -> dict:
+    "Add the pictures that no earlier run knew to `parts`; {name: why} of those that changed since."
+    sizes, every, decisions = _sizes(source, rows), [], {}
+    for some, made in parts:
+        every, decisions = every + some, decisions | made
+    fates, old = _fates(out, every, decisions), {r["path"]: r for r in every}
+    known = lambda r: (old.get(r["path"]), fates.get(r["path"]), sizes[r["path"]])
+    new = [r for r in rows if _is_new(r, *known(r))]
+    told = _changes(old, fates, rows, sizes)
+    if parts:
+        _tell(source, new, told, log)
+    if new or not parts:
+        start = max((r["n"] + 1 for r in every), default=0)
+        new = [r | dict(n=start + i) for i, r in enumerate(new)]
+        kept = [n for n in decisions if decisions[n]["kept"] and fates[n]["kept"] is not False]
+        filters = _against(filters, source, kept, log)
+        parts.append((new, _decided(source, out, len(parts), new, sizes, filters, run)))
+    return dict.fromkeys(told["changed"], "changed since the filters saw it")
+
+
+def _pack(source, out, parts, make, per_shard, settings, run, log) -> tuple[list, dict]:
+    "Write the shards of all parts; returns (all rows, all decisions)."
+    every, kept, decisions = [], [], {}
+    for rows, made in parts:
+        rows = [{k: r[k] for k in ("n", "path", "captions")} for r in rows]
+        every, decisions = every + rows, decisions | made
+        kept += [r for r in rows if made[r["path"]]["kept"]]
+    write_shards(kept, make, out, per_shard, settings, run, log)
+    return every, decisions
+
+
+def _begun(source, out, rows, settings) -> list:
+    "Rows and decisions of earlier runs. Raises `ConfigError` naming a setting that differs."
+    sizes, path = _sizes(source, rows), _part(out, "source", 0)
+    if not _part(out, "decisions", 0).is_file():  # nothing was paid for: any settings will do
+        write_json(path, dict(images=_digest(rows, sizes), **settings))
+    check_shard_plan(path, settings)
+    return _parts_before(out, rows, sizes)
 
 
 def prepare(
-    source, out, filter=None, captioner=None, per_shard: int = 1000, run=in_turn, log=print
+    source,
+    out,
+    filter=None,
+    captioner=None,
+    per_shard: int = 1000,
+    run=in_turn,
+    log=print,
+    caption_column: str | None = None,
 ) -> dict:
-    """Folder of images `source` -> shards in `out`, with `report.jsonl` on every image. Kill it and
-    run it again: it goes on, to the same bytes.
+    """Pictures of `source` -> shards in `out`, with `report.jsonl` on every image. Kill it and
+    run it again: it goes on, to the same bytes. Pictures that came since are added.
 
-    `filter`: a callable or a list of them, `captioner`: a callable (None: the captions in
-    `metadata.jsonl`); what they take and give is described at the top of the page. `run`: `in_turn`
-    or `on_ray(...)`. A killed run filters again; finished shards are kept.
+    `source`: a folder in any layout of [sources](sources.ipynb), or tars or parquet files, which
+    are unpacked to `out`. `filter`: a callable or a list of them, `captioner`: a callable (None:
+    the captions that are there); what they take and give is described at the top of the page.
+    `run`: `in_turn` or `on_ray(...)`. `caption_column`: the only column to take captions from. A
+    killed run filters again; finished shards are kept.
 
-    Raises `DataError` (no images, a metadata line), `ConfigError` (`out` was begun with
-    something else). Returns the counts of the report."""
-    rows, out = image_rows(source), Path(out)
+    Raises `DataError` (no images, a table that cannot be read, nothing kept), `ConfigError` (`out`
+    was begun with other settings). Returns the counts of the report."""
+    source, caption_column = _folder_of(source, out, caption_column, log)
+    found, out = FolderCaptions(source, caption_column, log), Path(out)
+    log(utf8(found.summary()).decode())
     filters = list(filter) if isinstance(filter, (list, tuple)) else [filter] if filter else []
-    sizes = _sizes(source, rows)
-    names = [name_of(f) for f in filters]
+    names, rows = [name_of(f) for f in filters], found.rows()
     settings = dict(filters=names, captioner=name_of(captioner) if captioner else None)
-    digest = hashlib.sha256(json.dumps([rows, sizes]).encode()).hexdigest()
-    check_shard_plan(out / "source.json", dict(images=digest, **settings))
+    parts = _begun(source, out, rows, settings)
     captioned = {str(Path(source) / r["path"]) for r in rows if r["captions"]}
     for f in filters:
         if hasattr(f, "captioned"):
             f.captioned = captioned
-    decisions = _decisions(source, out, sizes, filters, run)
-    kept = [r for r in rows if decisions[r["path"]]["kept"]]
-    make = functools.partial(make_samples, str(source), captioner)
-    write_shards(kept, make, out, per_shard, settings, run, log)
-    pictures, rest = not_read(source, out, decisions)
+    faults = _new_part(source, out, rows, parts, filters, run, log)
+    make = functools.partial(make_samples, str(source), captioner, faults, found.why)
+    every, decisions = _pack(source, out, parts, make, per_shard, settings, run, log)
+    pictures, rest = not_read(source, out, found.used() | decisions.keys())
     if rest:
         others = ", ".join(f"{n} {suffix}" for suffix, n in rest.items())
         log(f"{source}: passed over what is no picture: {others}")
-    return prepare_report(out, decisions, pictures)
+    counts = prepare_report(out, every, decisions, pictures)
+    if not counts["kept"]:
+        why = _why_nothing(out, counts, found)
+        _forget(out)
+        raise DataError(f"{source}: none of {counts['images']:,} pictures is kept: {why}")
+    return counts
 
 # %% ../../nbs/04_data/prepare.ipynb #2d0a0002
+def _embedded(paths: list, embed) -> list:
+    "`(Decision, embedding)` of pictures that stay whatever comes; without what cannot be read."
+    out, huge = [], 1 << 30  # the larger of two copies stays
+    for path in paths:
+        try:
+            picture = open_picture(path)
+        except DataError:
+            continue  # it was readable when it was kept
+        judged = Decision(str(path), True, width=huge, height=huge, sha256=picture.sha256)
+        out.append((judged, embed([picture.image])[0]))
+    return out
+
+
 class NineFilters:
     """The nine filters as one stage. `scorers`: functions for nsfw, aesthetic and watermark;
     `not_run` names the filters that go without, or, if `embed` is None, duplicates.
@@ -221,7 +471,7 @@ class NineFilters:
         embed=thumbnail_embedding,
     ):
         thresholds, given = thresholds or Thresholds(), scorers or {}
-        self.how, self.captioned = (thresholds, scorers, embed), ()
+        self.how, self.captioned, self.known = (thresholds, scorers, embed), (), set()
         image_filters(
             thresholds, scorers
         )  # a misspelt scorer stops here, before anything is written
@@ -232,8 +482,30 @@ class NineFilters:
         by = embed and name_of(embed)
         self.name = f"nine filters, {settings}, scorers {names}, duplicates by {by}"
 
+    def against(self, known: list):
+        "The same stage for new pictures, which also go if they are copies of one that is `known`."
+        other = copy.copy(self)
+        other.known = set(known)
+        return other
+
+    def _decisions(self, paths):
+        thresholds, scorers, embed = self.how
+        if not (self.known and embed):
+            yield from filter_images(paths, *self.how, captioned=self.captioned)
+            return
+        tests, passed = image_filters(thresholds, scorers), _embedded(sorted(self.known), embed)
+        for a in range(0, len(paths), 32):
+            for d, vector in run_filters(paths[a : a + 32], tests, embed):
+                if d.keep:
+                    passed.append((d, vector))
+                else:
+                    yield d
+        best = {*self.captioned, *self.known}
+        found = drop_duplicates(passed, thresholds.duplicate, captioned=best)
+        yield from (d for d in found if d.file not in self.known)
+
     def __call__(self, paths):
-        for d in filter_images(paths, *self.how, captioned=self.captioned):
+        for d in self._decisions(paths):
             yield dict(
                 path=d.file,
                 kept=d.keep,

@@ -10,6 +10,7 @@ __all__ = ['build_cache', 'offsets_of', 'join_caches', 'load_cache', 'CachedData
 import functools
 import hashlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..core.config import CheckpointError, DataError
 from ..core.files import load_tensors
 from ..core.pictures import from_uint8
+from ..data.plans import forget_shards, name_of, read_plan
 from lens_ref.data.shards import (
     Damage,
     Dropped,
@@ -26,7 +28,6 @@ from lens_ref.data.shards import (
     Sample,
     entries_of,
     layout_of,
-    name_of,
     read_entry,
     write_shards,
 )
@@ -210,11 +211,12 @@ def weights_fingerprint(part) -> str:
     return digest.hexdigest()[:12]
 
 # %% ../../nbs/08_pretrain/caches.ipynb #8224e9c2
-def _readable(path, entry, fit):
-    "The sample at an entry, or `Dropped` if it is damaged or does not fit."
+def _readable(path, entry, fit, kind=None):
+    "The sample at an entry, or `Dropped` if it is damaged, does not fit or lacks the caption."
     try:
         sample = read_entry(path, entry)
         fit(sample.height, sample.width)
+        sample.caption(kind)
         return sample
     except LostShard:
         raise
@@ -222,13 +224,25 @@ def _readable(path, entry, fit):
         return Dropped(f"{path.name}:{entry[0]}", "read", str(e))
 
 
-def _featured(rows, paths, fit, at_once: int = 128, **how):
+def _featured(rows, paths, fit, kind=None, at_once: int = 128, **how):
     """Read the samples of rows [shard, key, start, stop], add features, and yield them in order;
     what cannot be read or cut as `Dropped`."""
     for a in range(0, len(rows), at_once):
-        read = [_readable(paths[shard], entry, fit) for shard, *entry in rows[a : a + at_once]]
-        add_features([s for s in read if isinstance(s, Sample)], fit=fit, **how)
+        some = rows[a : a + at_once]
+        read = [_readable(paths[shard], entry, fit, kind) for shard, *entry in some]
+        add_features([s for s in read if isinstance(s, Sample)], fit=fit, kind=kind, **how)
         yield from read
+
+
+def _why_empty(source, rows, out, damage) -> str:
+    "Why nothing came into a cache."
+    if not rows:
+        why = next((f"{k}: {v}" for k, v in damage.found.items()), "make them with `prepare`")
+        return f"{source}: its shards hold no samples; {why}"
+    listed = [read_plan(p) for p in sorted(Path(out).glob("shard-*.json"))]
+    dropped = [d for x in listed for d in x["dropped"]]
+    first = f"{dropped[0]['path']}: {dropped[0]['reason']}"
+    return f"{source}: none of {len(rows):,} samples can be used; {first}"
 
 
 def cache_shards(
@@ -237,9 +251,10 @@ def cache_shards(
     """Copy shards with latents and text features added to each sample; atomic and resumable like
     every writer here. `vae` and `encoder` as in `build_cache`.
 
-    Returns {shard: samples}; what was damaged is listed in the `.json` beside each shard. Raises
-    `DataError` if there are no shards, `ConfigError` if `out` was begun with another `vae`,
-    `encoder`, `fit` or `kind`."""
+    Returns {shard: samples}; what was damaged or lacks the caption is listed in the `.json` beside
+    each shard. Shards that `source` got since the run before are added. Raises `DataError` if there
+    are no shards or nothing in them can be used, `ConfigError` if `out` was begun with another
+    `vae`, `encoder`, `fit` or `kind`."""
     layout, paths = layout_of(source)
     if layout != "shards":
         raise DataError(f"{source}: holds no .tar shards; make them with `prepare`")
@@ -252,4 +267,9 @@ def cache_shards(
         vae=weights_fingerprint(vae),
         encoder=weights_fingerprint(encoder),
     )
-    return write_shards(rows, make, out, per_shard, settings, log=log)
+    counts = write_shards(rows, make, out, per_shard, settings, log=log)
+    if not sum(counts.values()):
+        why = _why_empty(source, rows, out, damage)
+        forget_shards(out)
+        raise DataError(why)
+    return counts

@@ -182,13 +182,14 @@ class ToyWorld:
 
 
 class ImageFolder:
-    """The same for real pictures: a folder with metadata.jsonl, all of it read and checked first.
-    One row in twenty (at most 128) is held out.
+    """The same for real pictures: a folder with captions, all of it read and checked first; the
+    layouts are those of [sources](../04_data/sources.ipynb), `caption_column` the only column to
+    look at. One row in twenty (at most 128) is held out.
 
     Raises `DataError` naming the line or the file at fault."""
 
-    def __init__(self, folder, height=64, width=64):
-        rows = read_metadata(folder)
+    def __init__(self, folder, height=64, width=64, caption_column=None, log=print):
+        rows = read_metadata(folder, caption_column, log)
         if len(rows) < 20:
             raise DataError(
                 f"{folder}: {len(rows)} pictures are too few to hold some out; give at least 20"
