@@ -110,7 +110,8 @@ def proxy_for(url: str) -> tuple[str | None, str]:
     proxy = proxies.get(parts.scheme.lower()) or proxies.get("all")
     if not proxy or _is_near(host) or _is_excepted(host):
         return None, ""
-    names = [k for k, v in os.environ.items() if v == proxy and k.lower().endswith("_proxy")]
+    kinds = (f"{parts.scheme.lower()}_proxy", "all_proxy")
+    names = [k for kind in kinds for k, v in os.environ.items() if (k.lower(), v) == (kind, proxy)]
     return proxy if "://" in proxy else f"http://{proxy}", "$" + names[0] if names else "the system"
 
 
@@ -134,6 +135,8 @@ def _http(openai, url: str, timeout: float):
     shown = re.sub(r"//[^@/]*@", "//...@", proxy or "")
     how = dict(trust_env=False, verify=_certificates(url), timeout=timeout)
     try:
+        if proxy and not (urlsplit(proxy).hostname and (urlsplit(proxy).port or True)):
+            raise ValueError("it names no machine")
         return openai.DefaultHttpxClient(proxy=proxy, **how)
     except ImportError as e:
         raise ConfigError(
@@ -260,7 +263,8 @@ class Dialect:
             return replace(self, room=next(k for k in _ROOMS if k != room))
         if gone := [k for k in named if k in _SAMPLING and unknown]:
             return replace(self, without=self.without | set(gone))
-        if "response_format" in sent and _FORMAT.search(words):
+        form = (sent.get("response_format") or {}).get("type")
+        if self.form != "words" and form == self.form and _FORMAT.search(words):
             return replace(self, form="json_object" if self.form == "json_schema" else "words")
         roles = {m["role"] for m in sent["messages"]}
         if roles & {"system", "developer"} and not self.folded and _SYSTEM.search(words):
