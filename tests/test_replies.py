@@ -811,6 +811,53 @@ def test_certificates_that_are_not_there_are_named(monkeypatch, tmp_path, no_pro
             open_client("https://api.openai.com/v1", EndpointConfig("m"))
 
 
+def test_commands_that_work_long_check_their_servers_first(monkeypatch, tmp_path):
+    from lens_ref.data.prepare import AskedCaptions
+    from lens_ref.rl.run import choose_judge
+
+    monkeypatch.setenv("OPENAI_API_KEY", "two words")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        AskedCaptions(EndpointConfig("m"), tmp_path / "a.db")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        choose_judge("http://127.0.0.1:1/v1", "m", tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "one")
+    judge = choose_judge("http://127.0.0.1:1/v1, ", "m", tmp_path, dict(concurrency=3))()
+    assert judge.endpoint.config.concurrency == 3
+
+
+def test_everyone_who_asks_can_be_told_how_many_at_once(tmp_path):
+    from lens_ref.reasoner.propose import proposer_for
+    from lens_ref.reasoner.small import reasoner_maker
+
+    url, limits = "http://127.0.0.1:1/v1", dict(concurrency=3)
+    made = (
+        reasoner_maker(url, limits=limits)("Be brief."),
+        proposer_for("rules", url, limits=limits),
+    )
+    assert [x.endpoint.config.concurrency for x in made] == [3, 3]
+    with FakeEndpoint(seconds=0.05) as server:
+        reasoner = reasoner_maker(server.url, limits=dict(concurrency=2))("Be brief.")
+        reasoner([f"a cat and {i} dogs" for i in range(8)])
+    assert server.most_at_once == 2
+
+
+def test_a_proposer_whose_server_fails_ends_the_search_with_its_words():
+    from lens_ref.reasoner.propose import EndpointProposer, Failures
+
+    with server_with(lambda q, b: (403, dict(error="not you"))) as server:
+        proposer = EndpointProposer(Endpoint(config(server)))
+        with pytest.raises(EndpointError, match="none of 3 system prompts .*not you"):
+            proposer("Be brief.", Failures(), 3, None)
+
+
+def test_a_reasoner_that_only_thinks_says_so():
+    from lens_ref.reasoner.models import EndpointReasoner
+
+    with server_with(body(None, reasoning_content="hm")) as server:
+        (out,) = EndpointReasoner(Endpoint(config(server, reasks=0)))("a cat")
+    assert out.prompt == "a cat" and out.why.startswith("thinking without an answer")
+
+
 # ---- what was stored before
 
 

@@ -18,6 +18,7 @@ def reasoner_start(a, model) -> str | None:
 
     Raises `ConfigError` or `DataError` naming the option that is wrong."""
     from lens_ref.core.checkpoints import read_index
+    from lens_ref.core.unicode import read_text
     from lens_ref.pretrain.saved import is_toy
     from lens_ref.reasoner.small import need_reasoner, start_prompt
 
@@ -29,9 +30,9 @@ def reasoner_start(a, model) -> str | None:
     if not a.system:
         return start_prompt(a.reasoner, is_toy(read_index(model)))
     try:
-        return Path(a.system).read_text("utf8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"--system: {a.system} cannot be read as text ({e}); check the path") from e
+        return read_text(a.system)
+    except DataError as e:
+        raise DataError(f"--system: {e}") from e
 
 
 def reasoner_of(a, pipe):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Address', 'read_address', 'read_key', 'proxy_for', 'open_client', 'Dialect', 'Fault', 'retry_after', 'rate_limited',
-           'Server']
+           'check_servers', 'Server']
 
 # %% ../../nbs/03_clients/servers.ipynb #5a1d0003
 import contextlib
@@ -362,6 +362,14 @@ def _known(body: dict) -> dict:
     "Fields the `openai` package does not know travel in `extra_body`."
     known = {k: v for k, v in body.items() if k in _PLAIN.split()}
     return known | dict(extra_body={k: v for k, v in body.items() if k not in known})
+
+
+def check_servers(config: EndpointConfig):
+    """Nothing is sent; `ConfigError` if an address, the key, a proxy or certificates are wrong.
+
+    For commands that work long before the first question."""
+    for url in config.urls:
+        open_client(url, config).close()
 
 
 class Server:

@@ -9,7 +9,7 @@ __all__ = ['PROPOSER', 'Failures', 'sum_up', 'Edit', 'Proposal', 'RuleProposer',
 import random
 from dataclasses import dataclass, field
 
-from ..clients.chat import EndpointConfig, chat
+from ..clients.chat import EndpointConfig, EndpointError, chat
 from ..clients.endpoint import Endpoint
 from ..core.config import ConfigError
 from .rules import SENTENCES, Rule, read_rules
@@ -222,7 +222,8 @@ _ANSWER = dict(
 class EndpointProposer:
     """A chat model behind `endpoint` (an `Endpoint`) that writes new system prompts.
 
-    An answer that is of no use costs its call and is passed over.
+    An answer that is of no use costs its call and is passed over. EndpointError if the server
+    fails at every request.
     """
 
     calls = 1
@@ -232,9 +233,16 @@ class EndpointProposer:
 
     def __call__(self, system: str, failures: Failures, n: int, rng: random.Random) -> list:
         question = f"System prompt:\n\n{system}\n\nReport:\n\n{failures}"
-        answers = self.endpoint.map(
-            chat(question, system=PROPOSER, schema=_ANSWER, again=i) for i in range(n)
+        answers = list(
+            self.endpoint.map(
+                chat(question, system=PROPOSER, schema=_ANSWER, again=i) for i in range(n)
+            )
         )
+        if answers and all(a.kind == "error" and not a.final for a in answers):
+            raise EndpointError(
+                f"{', '.join(self.endpoint.config.urls)}: wrote none of {n} system prompts "
+                f"({answers[0].reason}); mend that and run again: what is answered is kept"
+            )
         useful = [a.data for a in answers if a.kind == "text" and a.data["system"].strip()]
         return [Proposal(data["system"], (), data["diagnosis"]) for data in useful]
 
@@ -243,11 +251,18 @@ class EndpointProposer:
         return None
 
 # %% ../../nbs/10_reasoner/propose.ipynb #22fe392a
-def proposer_for(reasoner: str, url: str | None = None, llm: str = "gpt-4.1", cache=None):
+def proposer_for(
+    reasoner: str,
+    url: str | None = None,
+    llm: str = "gpt-4.1",
+    cache=None,
+    limits: dict | None = None,
+):
     """The proposer of a reasoner by name.
 
     Edits for rules and small, else a language model at `url` or, without one, at the reasoner's
-    own. ConfigError where there is none.
+    own. `limits`: other fields of `EndpointConfig`, such as `concurrency`. ConfigError where there
+    is none.
     """
     if not url and reasoner == "rules":
         return RuleProposer()
@@ -259,5 +274,5 @@ def proposer_for(reasoner: str, url: str | None = None, llm: str = "gpt-4.1", ca
             f"proposer: {url or None!r}; to search for {reasoner} give the URL of an "
             "OpenAI-compatible server that writes the prompts"
         )
-    config = EndpointConfig(llm, urls=tuple(url.split(",")), temperature=1.0)
+    config = EndpointConfig(llm, urls=tuple(url.split(",")), temperature=1.0, **(limits or {}))
     return EndpointProposer(Endpoint(config, cache))

@@ -225,11 +225,12 @@ def start_prompt(name: str, toy: bool = False) -> str:
 
 
 def reasoner_maker(
-    name: str, pipe=None, llm: str = "gpt-4.1", cache=None, **rules
+    name: str, pipe=None, llm: str = "gpt-4.1", cache=None, limits: dict | None = None, **rules
 ) -> Callable[[str], Reasoner]:
     """`make(system) -> Reasoner` for a back-end by name: rules, small, gpt-oss (of `pipe`) or URLs.
 
     Several URLs with commas; they are asked for the model `llm`, answers kept in `cache`.
+    `limits`: other fields of `EndpointConfig`, such as `concurrency`.
     ConfigError for another name, or one whose packages or model are missing.
     """
     need_reasoner(name)
@@ -240,5 +241,6 @@ def reasoner_maker(
         return lambda system: SmallReasoner(model, system, **rules)
     if name == "gpt-oss":
         return lambda system: GptOssReasoner(pipe, system, **rules)
-    endpoint = Endpoint(EndpointConfig(llm, urls=tuple(name.split(","))), cache)
+    config = EndpointConfig(llm, urls=tuple(name.split(",")), **(limits or {}))
+    endpoint = Endpoint(config, cache)
     return lambda system: EndpointReasoner(endpoint, system, **rules)

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..clients.chat import Request
 from ..core.config import DataError
 from ..core.files import data_path
+from ..core.unicode import read_text
 from ..data.captioner import flaws
 from lens_ref.rl.prompts import (
     CATEGORIES,
@@ -57,10 +58,7 @@ def read_taxonomy(path=None) -> list:
 
     Raises `DataError` with file and line."""
     path = Path(path or data_path("rl", "taxonomy.tsv"))
-    try:
-        lines = path.read_text("utf8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{path}: cannot be read as text ({e}); check the path") from e
+    lines = read_text(path).splitlines()
     seen = {}
     for n, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
