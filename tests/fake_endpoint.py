@@ -24,6 +24,10 @@ cut          the line is cut in the middle of the body
 drop         the line is cut before any byte
 hang         nothing at all for `hang` seconds
 drip         a blank every 50 ms, never an answer
+a dict       that object, with HTTP 200; bytes: that body
+a function   f(question, body) -> (status, object or bytes), or a mood
+
+`models`: the names that GET /v1/models lists. `calls`: a dict per request, with path and headers.
 """
 
 import json
@@ -58,6 +62,10 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.fake.serve(self, body)
 
+    def do_GET(self):
+        models = [dict(id=name, object="model") for name in self.server.fake.models]
+        self.send(dict(object="list", data=models))
+
     def send(self, data, status=200, cut=None, **headers):
         data = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.send_response(status)
@@ -91,7 +99,8 @@ class Server(ThreadingHTTPServer):
 
 
 class FakeEndpoint:
-    def __init__(self, script=None, answer=None, seconds=0.0, hang=30.0):
+    def __init__(self, script=None, answer=None, seconds=0.0, hang=30.0, models=()):
+        self.models = models
         self.script = {k: list(v) for k, v in (script or {}).items()}
         self.seconds, self.hang = seconds, hang
         self.answer = answer or (lambda question, body: f"answer to {question}")
@@ -126,6 +135,7 @@ class FakeEndpoint:
             moods = self.script.get(q, [])
             mood = moods[turn] if turn < len(moods) else "ok"
             call = dict(question=q, mood=mood, start=start, end=None, body=body)
+            call |= dict(path=handler.path, headers=dict(handler.headers))
             self.calls.append(call)
         try:
             self.ended.wait(self.seconds)
@@ -138,6 +148,11 @@ class FakeEndpoint:
             call["end"] = time.time()
 
     def meet(self, h, mood, q, body):
+        if callable(mood):
+            mood = mood(q, body)
+        if not isinstance(mood, str):
+            status, data = mood if isinstance(mood, tuple) else (200, mood)
+            return h.send(data, status)
         kind, _, wait = mood.partition(":")
         if kind == "hang":
             self.ended.wait(self.hang)

@@ -221,6 +221,18 @@ def test_taxonomy_and_plan_are_balanced(tmp_path):
             W.read_taxonomy(tmp_path / "t.tsv")
 
 
+@pytest.mark.parametrize("code, end", [("utf-8-sig", "\r\n"), ("utf-16", "\r\n"), ("utf-8", "\n")])
+def test_a_taxonomy_saved_by_an_editor_on_windows_is_the_same(tmp_path, code, end):
+    rows = end.join(["food\tsoups\tramen; pho", "# a remark", "", "food\tbread\tbaguette"])
+    (tmp_path / "t.tsv").write_bytes(rows.encode(code))
+    items = W.read_taxonomy(tmp_path / "t.tsv")
+    assert [(i.category, i.name) for i in items] == [
+        ("food", "ramen"),
+        ("food", "pho"),
+        ("food", "baguette"),
+    ]
+
+
 def test_near_duplicates():
     rng = random.Random(0)
     texts = [" ".join(f"w{rng.randrange(999)}" for _ in range(40)) for _ in range(30)]
@@ -452,7 +464,7 @@ def test_judge_behind_a_bad_server_loses_nothing(tmp_path):
     )
     script = {asked_for(p)[0]: m for p, m in zip(own, moods)}
     words = {
-        q[0][0]: ["Yes, it does."] * 9,
+        q[0][0]: ["I see 1 cat."] * 9,
         q[1][0]: ["maybe", "1"],
         q[2][0]: [" **0**. "],
         q[3][0]: ["10"] * 9,
@@ -488,7 +500,7 @@ def test_judge_behind_a_bad_server_loses_nothing(tmp_path):
         None,
         None,
     ] and all(v.scores[STRUCTURE[0]] == 1 for v in verdicts)
-    assert judge.missing == {"no digit": 2, "refusal": 1, "truncated": 1, "error": 1} and all(
+    assert judge.missing == {"no verdict": 2, "refusal": 1, "truncated": 1, "error": 1} and all(
         v.reward == 1 for v in verdicts[6:]
     )
     assert (
@@ -512,26 +524,118 @@ def test_a_server_that_is_gone_stops_the_run():
         EndpointJudge(gone)(torch.zeros(3, 3, 64, 64), prompts)
 
 
+MET = [
+    "1",
+    " 1.\n",
+    '"1"',
+    "yes",
+    "1.0",
+    "Score: 1",
+    "Score: 5/5",
+    "Final score: 10 out of 10",
+    '{"score": "1"}',
+    '```json\n{"verdict": "yes", "why": "x"}\n```',
+    'Here is my verdict:\n{"criterion_met": true}',
+    '{"result": {"score": 1}}',
+    "one",
+    "Yes, the cat is red.",
+    "yes.",
+    "Yes, it does.",
+    "There are 3 cats.\n\n1",
+    "Score: 0 at first glance, but on a closer look, final score: 1",
+    "Answer: 1 (fully met)",
+    "The answer is 1.",
+    "1 - the cat is red",
+    "1: the cat is red",
+    "1, since the cat is red",
+    "The picture fully meets the criterion.",
+    "Criterion met: Yes",
+    "\\boxed{1}",
+    "I would give it a 1.",
+    "Score (0 or 1): 1",
+    "Reason: two cats\nVerdict: 1",
+    "100%",
+    "True",
+    "Output: 1",
+    "answer:1",
+    "(1)",
+    "The score should be 1",
+    "Score: **1**/1",
+    "Score:\n1",
+    "1/1",
+    "Yes",
+    "YES!",
+    "Step 1: look. Step 2: count. The answer: 1.",
+]
+UNMET = [
+    "0",
+    "**0**",
+    "No",
+    "**Score: 4/5**",
+    '{"score": 0, "reason": "the score: 1"}',
+    "No — because there are 2.",
+    "The picture shows 1 red cat. Final answer: 0",
+    "The answer is **no**.",
+    "0\n\nThe cat is blue.",
+    "Verdict: not met",
+    "The picture does not meet the criterion.",
+    "The final answer is \\boxed{0}.",
+    "I'd rate this 7 out of 10.",
+    "**Verdict:** 0\n\n**Reason:** two cats",
+    "Rating: 80%",
+    "FALSE",
+    "Result = 0",
+    "[0]",
+    "0/1",
+    "Not met",
+    "Score: 0.0",
+]
+UNCLEAR = [
+    "10",
+    "-1",
+    "1 or 0",
+    "0.5",
+    "",
+    "Final score: 7",
+    '{"score": "4"}',
+    "four",
+    "maybe",
+    "I cannot say without more context.",
+    "There are 3 cats and 1 dog.",
+    "1. First I look.\n2. Then",
+    "1, 2, 3 loaves",
+    "0 apples are there",
+    "No cat is visible",
+    "Yes, but only partly",
+    "I check whether it meets the criterion.",
+    "Score: 1 or 0?",
+    "<b>1</b>",
+    "1/0",
+    "1 ✅",
+    "It is 1",
+    "1\n1\n0",
+    "Score: -1",
+    "score: 11",
+    "I give 1 point for the colour.",
+]
+
+
 @pytest.mark.parametrize(
     "text, score",
-    [
-        ("1", 1),
-        ("0", 0),
-        (" 1.\n", 1),
-        ("**0**", 0),
-        ('"1"', 1),
-        ("10", None),
-        ("-1", None),
-        ("1 or 0", None),
-        ("yes", None),
-        ("0.5", None),
-        ("1.0", None),
-        ("", None),
-        ("Score: 1", None),
-    ],
+    [(t, s) for texts, s in ((MET, 1), (UNMET, 0), (UNCLEAR, None)) for t in texts],
 )
-def test_only_a_lone_digit_is_a_score(text, score):
+def test_an_explicit_verdict_is_a_score_and_a_number_in_between_is_none(text, score):
     assert parse_digit(text) is score
+
+
+def test_a_judge_that_never_says_a_verdict_is_not_asked_twice_for_ever():
+    prompts = toy_prompts(6, 9)
+    with FakeEndpoint(answer=lambda q, body: "I see 1 cat.") as server:
+        judge = EndpointJudge(client(server, concurrency=1))
+        verdicts = judge(torch.zeros(6, 3, 64, 64), prompts)
+    asked, n = len(server.calls), sum(len(p.criteria) for p in prompts)
+    assert n + 10 <= asked <= n + 12 and all(v.reward is None for v in verdicts)
+    assert judge.missing == {"no verdict": n} and judge.examples == {"no verdict": "I see 1 cat."}
 
 
 def test_large_pictures_are_scaled_down():

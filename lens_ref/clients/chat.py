@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'EndpointError', 'EndpointConfig', 'Request', 'chat', 'image_hash', 'image_url', 'request_key',
-           'request_body', 'Answer', 'Unusable', 'BrokenReply', 'reply_message', 'read_reply']
+           'request_body', 'Answer']
 
 # %% ../../nbs/03_clients/chat.ipynb #04c95345
 import base64
@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from PIL import Image
 from ..core.config import Config, DataError, LensError
 from ..core.files import utf8
 from ..core.pictures import PictureFile, open_picture_file, picture_bytes
+from ..core.unicode import clean_text
 
 # %% ../../nbs/03_clients/chat.ipynb #6cb6e589
 class EndpointError(LensError, RuntimeError):
@@ -59,8 +59,11 @@ class EndpointConfig(Config):
     give_up_after: int = 20  # errors in a row, over all requests, that end the run
 
     def validate(self):
-        self.need(self.model, "model", "give the model's name as the server knows it")
-        web = bool(self.urls) and all(u.startswith(("http://", "https://")) for u in self.urls)
+        self.urls = tuple(u.strip() for u in self.urls if u.strip())
+        self.need(self.model.strip(), "model", "give the model's name as the server knows it")
+        web = bool(self.urls) and all(
+            u.lower().startswith(("http://", "https://")) for u in self.urls
+        )
         self.need(web, "urls", "give one or more addresses such as 'http://127.0.0.1:8000/v1'")
         for name in ("concurrency", "attempts", "give_up_after"):
             self.need(getattr(self, name) >= 1, name, "must be at least 1")
@@ -188,13 +191,13 @@ def request_key(config: EndpointConfig, request: Request) -> str:
 
 def _part(part, side) -> dict:
     if isinstance(part, str):
-        return dict(type="text", text=part)
+        return dict(type="text", text=clean_text(part))
     return dict(type="image_url", image_url=dict(url=image_url(part, side)))
 
 
 def _message(role, parts, side) -> dict:
     if all(isinstance(p, str) for p in parts):
-        return dict(role=role, content="\n".join(parts))
+        return dict(role=role, content=clean_text("\n".join(parts)))
     return dict(role=role, content=[_part(p, side) for p in parts])
 
 
@@ -252,52 +255,3 @@ class Answer:
             f"{self.tag or self.key[:12]}: no text but {self.kind} "
             f"after {self.attempts} attempts ({self.reason})"
         )
-
-# %% ../../nbs/03_clients/chat.ipynb #5e175bd7
-class Unusable(Exception):
-    "A paid answer that cannot be used; it is asked for again, a bounded number of times."
-
-
-class BrokenReply(ValueError):
-    "HTTP 200 with something that is no chat completion."
-
-
-def _parsed(text: str, schema: dict):
-    "JSON in `text` (also in a ``` fence) that obeys `schema`."
-    import jsonschema
-
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.S)
-    try:
-        data = json.loads(fenced[1] if fenced else text)
-    except ValueError as e:
-        raise Unusable(f"not JSON: {e}") from e
-    try:
-        jsonschema.validate(data, schema)
-    except jsonschema.ValidationError as e:
-        raise Unusable(f"breaks the schema at {e.json_path}: {e.message[:200]}") from e
-    return data
-
-
-def reply_message(body) -> tuple[dict, str | None]:
-    "(message, finish_reason) in the body of a reply. Raises `BrokenReply`."
-    try:
-        return body["choices"][0]["message"] or {}, body["choices"][0].get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise BrokenReply(f"HTTP 200 without an answer in it: {json.dumps(body)[:120]}") from None
-
-
-def read_reply(body, request: Request) -> Answer:
-    "The answer in the body of a reply. Raises `Unusable` or `BrokenReply`."
-    message, finish = reply_message(body)
-    text = message.get("content")
-    if isinstance(text, list):
-        text = "".join(p.get("text", "") for p in text)  # some servers send parts
-    if message.get("refusal"):
-        return Answer("refusal", reason="the model refused", raw=message["refusal"])
-    if finish == "content_filter":
-        return Answer("refusal", reason="content filter", raw=text)
-    if finish == "length":
-        return Answer("truncated", reason="max_tokens reached", raw=text)
-    if not (text or "").strip():
-        raise Unusable("empty answer")
-    return Answer("text", text=text, data=_parsed(text, request.schema) if request.schema else None)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..clients.chat import EndpointConfig
 from ..clients.endpoint import Endpoint
+from ..clients.servers import check_servers
 from ..core.config import ConfigError, DataError, nearest
 from ..core.files import atomic_write, json_bytes, utf8
 from ..core.pictures import is_hidden, picture_files
@@ -521,11 +522,13 @@ class AskedCaptions:
     cannot be had is dropped, with the reason.
 
     `cache`: file of the answers that were paid for; `config.budget` holds for all of it. Each
-    process opens its own connection, once. Raises `ConfigError` for an unknown kind."""
+    process opens its own connection, once. Raises `ConfigError` for an unknown kind, or naming what
+    is wrong with an address, the key or a proxy."""
 
     def __init__(self, config: EndpointConfig, cache, kinds=("dense",)):
         if wrong := [k for k in kinds if k not in PROMPTS]:
             raise ConfigError(f"kinds: {wrong[0]!r}; {nearest(wrong[0], PROMPTS)}")
+        check_servers(config)
         self.endpoint, self.config = None, config
         self.cache, self.kinds = str(cache), tuple(kinds)
         self.name = f"{' and '.join(kinds)} captions of {config.model}"

@@ -44,8 +44,9 @@ class EndpointReasoner(Reasoner):
             return answer.text, ""
         if answer.kind in _SERVER:
             return None, _SERVER[answer.kind]
-        empty = "empty" in answer.reason
-        return None, "empty answer" if empty else f"server down: {answer.reason}"
+        if not answer.final:
+            return None, f"server down: {answer.reason}"
+        return None, "empty answer" if "empty" in answer.reason else answer.reason
 
     def answers(self, prompts: list[str]) -> list[tuple[str | None, str]]:
         return list(self.endpoint.run(self._ask, prompts))

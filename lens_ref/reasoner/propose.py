@@ -9,7 +9,7 @@ __all__ = ['PROPOSER', 'Failures', 'sum_up', 'Edit', 'Proposal', 'RuleProposer',
 import random
 from dataclasses import dataclass, field
 
-from ..clients.chat import EndpointConfig, chat
+from ..clients.chat import EndpointConfig, EndpointError, chat
 from ..clients.endpoint import Endpoint
 from ..core.config import ConfigError
 from .rules import SENTENCES, Rule, read_rules
@@ -222,7 +222,8 @@ _ANSWER = dict(
 class EndpointProposer:
     """A chat model behind `endpoint` (an `Endpoint`) that writes new system prompts.
 
-    An answer that is of no use costs its call and is passed over.
+    An answer that is of no use costs its call and is passed over. EndpointError if the server
+    fails at every request.
     """
 
     calls = 1
@@ -232,9 +233,16 @@ class EndpointProposer:
 
     def __call__(self, system: str, failures: Failures, n: int, rng: random.Random) -> list:
         question = f"System prompt:\n\n{system}\n\nReport:\n\n{failures}"
-        answers = self.endpoint.map(
-            chat(question, system=PROPOSER, schema=_ANSWER, again=i) for i in range(n)
+        answers = list(
+            self.endpoint.map(
+                chat(question, system=PROPOSER, schema=_ANSWER, again=i) for i in range(n)
+            )
         )
+        if answers and all(a.kind == "error" and not a.final for a in answers):
+            raise EndpointError(
+                f"{', '.join(self.endpoint.config.urls)}: wrote none of {n} system prompts "
+                f"({answers[0].reason}); mend that and run again: what is answered is kept"
+            )
         useful = [a.data for a in answers if a.kind == "text" and a.data["system"].strip()]
         return [Proposal(data["system"], (), data["diagnosis"]) for data in useful]
 

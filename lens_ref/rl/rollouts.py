@@ -22,6 +22,7 @@ from ..core.runs import batch_indices, check_same
 from ..dit.solvers import sigma_schedule
 from .config import RLConfig
 from .held_out import HeldOut, from_all, opinion, round_summary, submitted
+from .judges import why_unjudged
 from .nft import advantages, old_policy_mix, optimality, useful
 from .policies import Policy, draw_rollout, local, stream
 
@@ -162,7 +163,8 @@ class Rollouts:
         if not len(known):
             raise DataError(
                 f"judge: gave no score to any of the {self.rewards.numel()} images of round "
-                f"{number + 1}; see that it answers, then start the same command again"
+                f"{number + 1}{why_unjudged(self.judge)}; see that it answers, then start the same "
+                "command again"
             )
         opinions = [opinion(prompts[p], v) for (p, _), v in zip(rows, verdicts)]
         facts, idle = round_summary(from_all(opinions)), ~useful(self.rewards).any(1)

@@ -17,6 +17,7 @@ import torch
 
 from ..clients.chat import EndpointConfig
 from ..clients.endpoint import Endpoint
+from ..clients.servers import check_servers
 from ..core.config import ConfigError, DataError
 from ..core.files import atomic_write
 from ..core.parallel import rank, together
@@ -37,21 +38,26 @@ def exact_judge() -> ExactJudge:
     return ExactJudge()
 
 
+def _asked(urls: str, vlm: str, limits: dict | None) -> EndpointConfig:
+    return EndpointConfig(model=vlm, urls=tuple(urls.split(",")), **(limits or {}))
+
+
 def url_judge(urls: str, vlm: str, cache, **limits) -> EndpointJudge:
     """A vision-language model `vlm` behind OpenAI-compatible `urls` (with commas).
 
     Answers are kept in the file `cache`. `limits`: other fields of `EndpointConfig`, such as
     `budget` and prices."""
-    config = EndpointConfig(model=vlm, urls=tuple(urls.split(",")), **limits)
-    return EndpointJudge(Endpoint(config, str(cache)))
+    return EndpointJudge(Endpoint(_asked(urls, vlm, limits), str(cache)))
 
 
 def choose_judge(judge: str, vlm: str, out, limits: dict | None = None):
     """A function without arguments that makes the judge.
 
-    `judge`: `exact`, or URLs, asked within `limits` (see `url_judge`)."""
+    `judge`: `exact`, or URLs, asked within `limits` (see `url_judge`). Raises `ConfigError` naming
+    what is wrong with an address, the key or a proxy."""
     if judge == "exact":
         return exact_judge
+    check_servers(_asked(judge, vlm, limits))
     cache = Path(out) / "answers.sqlite"
     return functools.partial(url_judge, judge, vlm, cache, **(limits or {}))
 
