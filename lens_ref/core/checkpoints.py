@@ -8,8 +8,10 @@ __all__ = ['DIFFUSERS', 'local_folder', 'read_index', 'read_model_config', 'weig
 
 # %% ../../nbs/02_core/checkpoints.ipynb #24d7783a
 import json
+import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,12 +284,20 @@ def open_weights(source, stem: str = DIFFUSERS, variant: str | None = None) -> W
 
 
 def main_dtype(source) -> torch.dtype:
-    "The dtype that most numbers of a file or folder of weights are in."
-    weights, count = open_weights(source), {}
-    for _, x in weights.read(weights.shapes):
-        if x.is_floating_point():
-            count[x.dtype] = count.get(x.dtype, 0) + x.numel()
-    return max(count, key=count.get)
+    "The dtype that most numbers of a file or folder of weights are in; headers are enough."
+    weights, count = open_weights(source), Counter()
+    for file in set(weights.files.values()):
+        if format_of(file) == "torch":
+            count.update({k: x.dtype for k, x in load_torch(file).items()}.values())
+            continue
+        with safe_open(file, "pt") as f:
+            for k in f.keys():
+                kind = _KINDS.get(f.get_slice(k).get_dtype())
+                count[kind] += math.prod(weights.shapes[k]) if kind else 0
+    return max(count, key=count.get, default=None) or torch.float32
+
+
+_KINDS = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16)
 
 
 def read_state_dict(file) -> tuple[dict, dict]:
