@@ -57,7 +57,9 @@ def pipe():
 
 
 def pixels(pipe, *args, **kw):
-    return pipe(*args, generator=torch.Generator().manual_seed(1), output_type="pt", **kw).images
+    return pipe(
+        *args, generator=torch.Generator().manual_seed(1), output_type="signed", **kw
+    ).images
 
 
 def test_pipeline_survives_saving(pipe, tmp_path):
@@ -120,8 +122,10 @@ def test_padding_never_changes_an_image(pipe):
         "a large red cat in the top left and a small blue fish in the bottom right of the picture, "
         "against a dark night sky full of stars"
     )
-    alone = pipe("a red cat", latents=noise, output_type="pt").images
-    beside = pipe(["a red cat", long], latents=noise.repeat(2, 1, 1), output_type="pt").images[:1]
+    alone = pipe("a red cat", latents=noise, output_type="signed").images
+    beside = pipe(["a red cat", long], latents=noise.repeat(2, 1, 1), output_type="signed").images[
+        :1
+    ]
     assert torch.allclose(alone, beside, atol=1e-4)
 
 
