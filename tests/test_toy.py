@@ -185,11 +185,16 @@ def test_command_line_names_the_culprit(argv, named, capsys, tmp_path, monkeypat
     assert named in err and err.count("\n") == 1
 
 
-def test_help_states_the_sizes_of_the_lineage():
-    from lens_ref.cli.pretrain import PICTURE_SIZES
+def test_help_states_the_sizes_of_the_lineage(capsys):
     from lens_ref.pretrain.toy import LineageConfig
 
-    assert PICTURE_SIZES.items() <= LineageConfig().to_dict().items()
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capsys.readouterr().out.split("settings of LineageConfig")[1].split("examples:")[0]
+    words = said.split("\n  --")
+    shown = {" ".join(w.split()).split(" ")[0]: " ".join(w.split()) for w in words}
+    for name, value in LineageConfig().to_dict().items():
+        assert value in ("", 0) or f"({value})" in shown[name.replace("_", "-")]
 
 
 def test_a_run_folder_keeps_its_settings(tmp_path):
