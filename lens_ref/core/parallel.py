@@ -234,7 +234,7 @@ def _group(number, n, store):
     )
     try:
         yield
-        dist.barrier()  # torch 2.6 waits for ever if one group ends while another still talks
+        dist.barrier()  # older torch may wait for ever if one end goes while the other still talks
     finally:
         dist.destroy_process_group()
         torch.set_num_threads(threads)
