@@ -369,6 +369,12 @@ def test_names_files_and_adapters_are_checked(tmp_path):
         pipe.load_lora_weights(tmp_path / "d.safetensors")
 
 
+def test_without_peft_it_is_named(monkeypatch):
+    monkeypatch.setattr("lens_ref.pretrain.lora.is_peft_available", lambda: False)
+    with pytest.raises(ConfigError, match="needs the package peft; pip install peft"):
+        Pipe().load_lora_weights(named(random_lora(), "transformer.", *PEFT))
+
+
 def test_hotswap_exchanges_the_numbers():
     a, b, pipe = random_lora(seed=1), random_lora(seed=2), Pipe()
     pipe.load_lora_weights(named(a, "transformer.", *PEFT), adapter_name="x")

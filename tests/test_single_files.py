@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lens_ref.core.checkpoints import fill, open_weights, tensor_files
+from lens_ref.core.checkpoints import fill, main_dtype, open_weights, tensor_files
 from lens_ref.core.config import CheckpointError, ConfigError
 from lens_ref.core.layouts import find_layout, parts_of
 from lens_ref.dit.checkpoints import load_transformer, transformer_config
 from lens_ref.dit.presets import preset
 from lens_ref.dit.sizes_told import config_of_weights
 from lens_ref.dit.transformer import LensTransformer2DModel
+from lens_ref.text.checkpoints import check_encoder
 from lens_ref.vae.checkpoints import load_vae, tiny_vae
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is a guess")
@@ -437,3 +438,16 @@ def test_layouts_of_names():
     )
     twice = find_layout(["module.a.weight", "a.weight", "b.0.weight"], mine)
     assert "a.weight (twice)" in twice.names
+
+
+def test_a_text_encoder_in_one_file_is_refused_by_name(tmp_path):
+    save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "te.safetensors")
+    with pytest.raises(CheckpointError, match="te.safetensors: is a single file; the text encoder"):
+        check_encoder(tmp_path / "te.safetensors", (1, 3), 32)
+
+
+def test_the_precision_of_files_is_read_from_their_headers(state, tmp_path):
+    save_file({k: x.bfloat16() for k, x in state.items()}, tmp_path / "a.safetensors")
+    torch.save({k: x.half() for k, x in state.items()}, tmp_path / "b.pt")
+    assert main_dtype(tmp_path / "a.safetensors") == torch.bfloat16
+    assert main_dtype(tmp_path / "b.pt") == torch.float16

@@ -8,8 +8,10 @@ __all__ = ['DIFFUSERS', 'local_folder', 'read_index', 'read_model_config', 'weig
 
 # %% ../../nbs/02_core/checkpoints.ipynb #24d7783a
 import json
+import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from torch import nn
 from .config import CheckpointError
 from .files import recover_folder
 from .formats import format_of, load_torch
-from .layouts import Layout, find_layout
+from .layouts import Layout, find_layout, parts_told
 
 # %% ../../nbs/02_core/checkpoints.ipynb #7b000672
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt"]  # what is downloaded of a model
@@ -219,7 +221,8 @@ def check_fit(found: dict, wanted: dict, where, files: dict | None = None):
     if not found.keys() & wanted.keys():
         raise CheckpointError(
             f"{where}: none of its {len(found)} keys belongs to this model; it is another model's "
-            f"checkpoint (first key: {min(found, default='none')}; wanted: {min(wanted)})"
+            f"checkpoint (first key: {min(found, default='none')}; wanted: {min(wanted)}"
+            f"{parts_told(found)})"
         )
     faults = _faults(found, wanted, place)
     if faults:
@@ -280,12 +283,20 @@ def open_weights(source, stem: str = DIFFUSERS, variant: str | None = None) -> W
 
 
 def main_dtype(source) -> torch.dtype:
-    "The dtype that most numbers of a file or folder of weights are in."
-    weights, count = open_weights(source), {}
-    for _, x in weights.read(weights.shapes):
-        if x.is_floating_point():
-            count[x.dtype] = count.get(x.dtype, 0) + x.numel()
-    return max(count, key=count.get)
+    "The dtype that most numbers of a file or folder of weights are in; headers are enough."
+    weights, count = open_weights(source), Counter()
+    for file in set(weights.files.values()):
+        if format_of(file) == "torch":
+            count.update({k: x.dtype for k, x in load_torch(file).items()}.values())
+            continue
+        with safe_open(file, "pt") as f:
+            for k in f.keys():
+                kind = _KINDS.get(f.get_slice(k).get_dtype())
+                count[kind] += math.prod(weights.shapes[k]) if kind else 0
+    return max(count, key=count.get, default=None) or torch.float32
+
+
+_KINDS = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16)
 
 
 def read_state_dict(file) -> tuple[dict, dict]:

@@ -204,19 +204,29 @@ class LensManners(PeftAdapterMixin):
     _no_split_modules = _repeated_blocks = ["LensBlock"]
     _skip_layerwise_casting_patterns = ["time_text_embed", "norm"]
 
+    def save_pretrained(self, save_directory, *args, **how):
+        "diffusers' own, which takes no `Path` where it also pushes to the hub."
+        super().save_pretrained(str(save_directory), *args, **how)
+
+    def set_attention_backend(self, backend: str):
+        "Exchange the kernel of attention in this model; `reset_attention_backend` takes it back."
+        before = _AttentionBackendRegistry._active_backend
+        super().set_attention_backend(backend)
+        _AttentionBackendRegistry._active_backend = before  # others keep what they had
+
     @classmethod
-    def from_pretrained(cls, source, **how):
+    def from_pretrained(cls, pretrained_model_name_or_path=None, **how):
         "diffusers' own; `torch_dtype` may also be a name, or auto for that of the files."
         for key in ("torch_dtype", "dtype"):
             if isinstance(how.get(key), str):
-                folder = Path(source) / (how.get("subfolder") or "")
+                folder = Path(pretrained_model_name_or_path) / (how.get("subfolder") or "")
                 how[key] = dtype_of(how[key], folder if folder.is_dir() else None)
-        return super().from_pretrained(source, **how)
+        return super().from_pretrained(pretrained_model_name_or_path, **how)
 
     @classmethod
     def from_single_file(
         cls,
-        source,
+        pretrained_model_link_or_path_or_dict,
         config=None,
         torch_dtype=None,
         dtype=None,
@@ -236,4 +246,5 @@ class LensManners(PeftAdapterMixin):
         if config is not None and subfolder and not isinstance(config, dict):
             config = Path(config) / subfolder
         dtype = dtype_of(dtype or torch_dtype or torch.float32)
-        return filled(cls, local_file(source, **hub), device, dtype, config, prefix, **how)
+        source = local_file(pretrained_model_link_or_path_or_dict, **hub)
+        return filled(cls, source, device, dtype, config, prefix, **how)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.checkpoints import read_model_config
 from ..core.config import CheckpointError, ConfigError
-from ..core.layouts import find_prefixes, unwrap
+from ..core.layouts import find_prefixes, parts_told, unwrap
 from .presets import DiTConfig
 
 # %% ../../nbs/07_dit/sizes_told.ipynb #6b93ba32
@@ -42,7 +42,7 @@ def told_sizes(shapes: dict, where="the weights") -> tuple[dict, list[str]]:
     if not mine:
         raise CheckpointError(
             f"{where}: none of its {len(shapes)} keys belongs to a Lens transformer "
-            f"(first key: {min(shapes, default='none')}; wanted: {_TELLING[0]})"
+            f"(first key: {min(shapes, default='none')}; wanted: {_TELLING[0]}{parts_told(shapes)})"
         )
     width, channels = mine[_TELLING[0]]
     head, layers = mine[_TELLING[2]][0], _count(mine, "txt_norm")

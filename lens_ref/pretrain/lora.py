@@ -9,6 +9,7 @@ __all__ = ['LoraMixin']
 import warnings
 
 from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.utils import is_peft_available
 
 from ..core.config import ConfigError
 from ..dit.adapters import land_lora, peft_lora, read_lora
@@ -61,6 +62,8 @@ class LoraMixin(LoraBaseMixin):
         adapter_name: to tell several apart. `where`: weight_name, subfolder, revision,
         local_files_only. Keys that land nowhere are named in a warning. Raises `CheckpointError` if
         none lands or shapes do not fit, `ConfigError` for a name that is taken."""
+        if not is_peft_available():
+            raise ConfigError("load_lora_weights: needs the package peft; pip install peft")
         known = getattr(self.transformer, "peft_config", {})
         if adapter_name is not None and (adapter_name in known) != hotswap:
             said = "is not loaded" if hotswap else "is loaded already; delete_adapters removes it"

@@ -20,6 +20,11 @@ def check_encoder(folder, layers, width: int):
     """`CheckpointError` unless `folder` is a whole GPT-OSS with more than max(layers) layers.
 
     width: channels that the transformer reads. Looks at headers only."""
+    if Path(folder).is_file():
+        raise CheckpointError(
+            f"{folder}: is a single file; the text encoder is read from a folder with config.json "
+            "(text_encoder=PATH)"
+        )
     config, path = read_model_config(folder), Path(folder) / "config.json"
     kind, found = config.get("model_type"), config.get("hidden_size")
     if kind != "gpt_oss":
