@@ -103,9 +103,8 @@ class PlacementMixin:
     def to(self, *args, **kwargs):
         """Move the parts, and their dtype; with `offload` the text encoder stays where it is.
 
-        One in MXFP4 keeps its format, and float64 leaves it in float32, the widest that its
-        experts take.
-        Raises `ConfigError` for what is no device or dtype here."""
+        A text encoder in MXFP4 keeps its format, and float64 leaves it in float32, the widest that
+        its experts take. Raises `ConfigError` for what is no device or dtype here."""
         kinds = [kwargs.pop("dtype", None), *(x for x in args if isinstance(x, torch.dtype))]
         places = [kwargs.pop("device", None), *(x for x in args if not isinstance(x, torch.dtype))]
         device, dtype = (
