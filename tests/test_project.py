@@ -274,7 +274,7 @@ print(sorted(loaded), sorted(own), lens_ref.__version__)
 """
     done = run(sys.executable, "-S", "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
     own = ["lens_ref.core", "lens_ref.core.registration"]
-    wanted = f"['lens_ref'] {own} {lens_ref.__version__}"
+    wanted = f"['__main__', 'lens_ref'] {own} {lens_ref.__version__}"
     assert done.stdout.strip() == wanted, done.stdout + done.stderr
 
 
