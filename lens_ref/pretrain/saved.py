@@ -20,7 +20,6 @@ from diffusers import AutoencoderKLFlux2
 from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import logging
 from huggingface_hub import create_repo
-from safetensors import safe_open
 
 from lens_ref.core.checkpoints import (
     DIFFUSERS,
@@ -199,15 +198,9 @@ def check_part_names(caller: str, names, known):
 
 def stored_dtype(part: Path, variant=None) -> torch.dtype:
     "The precision of the weights in the folder or file of one part; bfloat16 where it is 8 bits."
-    weights = open_weights(part, variant=variant if has_variant(part, variant) else None)
-    file = next(iter(weights.files.values()))
-    if Path(file).suffix != ".safetensors":
-        found = main_dtype(weights)
-        return found if found.itemsize > 1 else torch.bfloat16
-    with safe_open(file, "pt") as f:
-        kinds = [f.get_slice(key).get_dtype() for key in f.keys()]
-    known = dict(F64=torch.float64, F32=torch.float32, BF16=torch.bfloat16, F16=torch.float16)
-    return known.get(max(kinds, key=kinds.count), torch.bfloat16)
+    chosen = variant if has_variant(part, variant) else None
+    found = main_dtype(open_weights(part, variant=chosen))
+    return found if found.itemsize > 1 else torch.bfloat16
 
 
 def read_released(part, name: str, device, dtype, variant=None):
