@@ -122,6 +122,9 @@ def faults(nb):
     code = [c for c in nb["cells"] if c["cell_type"] == "code" and "".join(c["source"]).strip()]
     if code and not any(c["outputs"] for c in code):
         yield "has code but no stored output: run it and save"
+    for c in code:
+        if "".join(c["source"]).rstrip().endswith("plt.show()") and not c["outputs"]:
+            yield f"cell {c['id']} shows a figure, and none is stored: run without MPLBACKEND"
     for o in (o for c in code for o in c["outputs"]):
         if o["output_type"] == "error":
             yield f"stored error {o['ename']}"
@@ -158,6 +161,15 @@ def test_stored_outputs_are_presentable(path):
 def test_bad_outputs_are_noticed(output):
     cell = dict(cell_type="code", source=["1"], outputs=[output] if output else [])
     assert list(faults(dict(cells=[cell])))
+
+
+def test_lost_figures_are_noticed():
+    value = dict(output_type="execute_result", data={"text/plain": ["1"]})
+    cells = [
+        dict(cell_type="code", id="a", source=["1"], outputs=[value]),
+        dict(cell_type="code", id="b", source=["plt.show()"], outputs=[]),
+    ]
+    assert "cell b shows a figure" in list(faults(dict(cells=cells)))[0]
 
 
 # ---- settings and README

@@ -20,9 +20,6 @@ from ..core.runs import isolated_rng
 from .rewriting import GENERAL, Reasoner, Rewrite, messages
 
 # %% ../../nbs/10_reasoner/models.ipynb #81ac4cf7
-_SERVER = {"refusal": "refusal", "truncated": "runaway length (cut at max_tokens)"}
-
-
 class EndpointReasoner(Reasoner):
     """A chat model behind `endpoint` (an `Endpoint`) as reasoner; `rules` go to `Reasoner`.
 
@@ -42,8 +39,10 @@ class EndpointReasoner(Reasoner):
             return None, f"server down: {e}"
         if answer.kind == "text":
             return answer.text, ""
-        if answer.kind in _SERVER:
-            return None, _SERVER[answer.kind]
+        if answer.kind == "refusal":
+            return None, "refusal"
+        if answer.kind == "truncated":
+            return None, f"runaway length ({answer.reason})"
         if not answer.final:
             return None, f"server down: {answer.reason}"
         return None, "empty answer" if "empty" in answer.reason else answer.reason
