@@ -407,3 +407,37 @@ def test_the_toy_takes_one():
         f"{at}.lora_up.weight": torch.ones(384, 1),
     }
     assert list(land_lora(toy, tensors).layers) == ["transformer_blocks.4.attn.txt_qkv"]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["lora_unet_transformer_", "lora_unet__", "lora_model_diffusion_model_", "lycoris_unet_"],
+)
+def test_kohya_with_several_words(prefix):
+    pipe, lora = Pipe(), random_lora([2, 4, 8])
+    pipe.load_lora_weights(named(lora, prefix, *KOHYA, alpha=2, flat=True))
+    close(pipe.draw(), merged(lora, lambda layer, r: 2 / r))
+
+
+def test_names_of_adapters_may_hold_other_signs():
+    pipe, lora = Pipe(), random_lora()
+    ends = "lora_A.my-style v1.weight", "lora_B.my-style v1.weight"
+    pipe.load_lora_weights(named(lora, "", *ends))
+    close(pipe.draw(), merged(lora))
+
+
+@pytest.mark.parametrize("key", ["ss_network_alpha", "lora_alpha"])
+def test_a_header_tells_alpha_where_no_tensor_does(key, tmp_path):
+    pipe, lora = Pipe(), random_lora()
+    save_file(named(lora, "", *KOHYA), tmp_path / "a.safetensors", metadata={key: "2.0"})
+    pipe.load_lora_weights(tmp_path / "a.safetensors")
+    close(pipe.draw(), merged(lora, lambda layer, r: 2 / r))
+
+
+def test_what_changes_nothing_is_said_and_no_number_is_refused():
+    lora = random_lora()
+    still = {k: (a, 0 * b) for k, (a, b) in lora.items()}
+    with pytest.warns(UserWarning, match="changes nothing, since B or alpha is 0"):
+        Pipe().load_lora_weights(named(still, "", *PEFT))
+    with pytest.raises(CheckpointError, match="not finite"):
+        Pipe().load_lora_weights(named(lora, "", *KOHYA, alpha=float("nan")))

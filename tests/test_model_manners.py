@@ -8,8 +8,9 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.training_utils import EMAModel
+from safetensors.torch import save_file
 
-from lens_ref.core.config import ConfigError, DataError
+from lens_ref.core.config import CheckpointError, ConfigError, DataError
 from lens_ref.dit.manners import SwitchedAttention, adapter_layers
 from lens_ref.dit.positions import rope_table
 from lens_ref.dit.presets import preset
@@ -433,3 +434,33 @@ def test_a_table_is_made_on_the_cpu_and_errors_stay_named(model):
     assert table.device.type == "cpu" and table.abs().allclose(torch.ones(()))
     with pytest.raises(DataError, match="latents has 16 tokens, but grid=.5, 5. needs 25"):
         model(**inputs() | dict(grid=(5, 5)))
+
+
+def test_features_take_the_precision_of_the_latents(model):
+    model.to(torch.bfloat16).enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+    given = inputs()
+    low = {k: x.bfloat16() if k in ("latents", "t") else x for k, x in given.items()}
+    with torch.no_grad():
+        out = model(**low)
+    assert out.dtype == torch.bfloat16 and out.isfinite().all()
+
+
+def test_the_config_is_the_same_however_it_was_loaded(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    loaded, single = MODEL.from_pretrained(tmp_path), MODEL.from_single_file(file)
+    for key, value in single.config.items():
+        assert key.startswith("_") or loaded.config[key] == value == model.config[key]
+
+
+def test_folders_under_other_names(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = {k: x.clone() for k, x in model.state_dict().items()}
+    save_file({f"module.{k}": x for k, x in state.items()}, file)
+    close(run(MODEL.from_pretrained(tmp_path)), run(model))
+    save_file({k: x for k, x in state.items() if k != "proj_out.bias"}, file)
+    with pytest.raises(CheckpointError, match="1 tensors do not fit: proj_out.bias: missing"):
+        MODEL.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="is a file; from_single_file reads it"):
+        MODEL.from_pretrained(file)

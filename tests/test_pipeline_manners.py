@@ -18,10 +18,12 @@ import lens_ref
 from lens_ref.core.config import CheckpointError, ConfigError, DataError
 from lens_ref.core.files import data_path
 from lens_ref.core.registration import register
+from lens_ref.dit.transformer import LensTransformer2DModel
 from lens_ref.lens.released import tiny_released
 from lens_ref.pretrain import saved
 from lens_ref.pretrain.offload import check_device, check_dtype
 from lens_ref.pretrain.pipeline import LensPipeline
+from lens_ref.text.encoders import HarmonyTokenizer, ReleasedEncoder
 
 ASK = dict(height=32, width=48, num_inference_steps=2, output_type="pt", guidance_scale=3.0)
 
@@ -459,3 +461,44 @@ def test_tiling_and_slicing_are_the_autoencoders(toy, tiny):
 
 def test_names_of_the_package_are_found_lazily():
     assert lens_ref.LensPipeline is LensPipeline
+
+
+def test_the_length_and_date_that_a_text_encoder_reads_with_are_saved(tiny, tmp_path):
+    encoder = copy.deepcopy(tiny.text_encoder)
+    words = HarmonyTokenizer.from_json(encoder.tokenizer.files["tokenizer.json"], "2026-01-02")
+    encoder = ReleasedEncoder(encoder.model.full, words, encoder.layers, 1024)
+    pipe = LensPipeline(**tiny.components | dict(text_encoder=encoder, tokenizer=words))
+    pipe.save_pretrained(tmp_path)
+    again = LensPipeline.from_pretrained(tmp_path)
+    assert again.text_encoder.settings == dict(max_length=1024, date="2026-01-02")
+    prompt = "a painting of a squirrel that eats a burger"  # longer than 512 leaves room for
+    assert close(draw(again, prompt), draw(pipe, prompt))
+
+
+def test_a_file_takes_the_config_of_the_folder_it_is_read_into(tiny, folder, tmp_path):
+    config = dict(tiny.transformer.config) | dict(axes_dims_rope=(8, 4, 4))
+    config = {k: v for k, v in config.items() if not k.startswith("_")}
+    model = LensTransformer2DModel(**config)
+    other = LensPipeline(**tiny.components | dict(transformer=model))
+    other.save_pretrained(tmp_path / "whole")
+    file = tmp_path / "a.safetensors"
+    save_file({f"model.{k}": x for k, x in model.state_dict().items()}, file)
+    again = LensPipeline.from_single_file(file, config=tmp_path / "whole")
+    assert again.transformer.config.axes_dims_rope == (8, 4, 4)  # the shapes do not tell
+
+
+def test_a_pipeline_with_adapters_is_not_saved_as_if_it_had_none(tiny, tmp_path):
+    pytest.importorskip("peft")
+    parts = {k: copy.deepcopy(v) for k, v in tiny.components.items()}
+    pipe = LensPipeline(**parts, defaults=tiny.defaults)
+    g = torch.Generator().manual_seed(0)
+    down, up = torch.randn(2, 48, generator=g), torch.randn(16, 2, generator=g)
+    pipe.load_lora_weights({"proj_out.lora_A.weight": down, "proj_out.lora_B.weight": up})
+    drawn = draw(pipe)
+    with pytest.raises(ConfigError, match="carries LoRA adapters .default_0.; save_lora_weights"):
+        pipe.save_pretrained(tmp_path)
+    assert not any(tmp_path.iterdir())
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path)
+    assert close(draw(LensPipeline.from_pretrained(tmp_path)), drawn, 1e-4)

@@ -362,7 +362,7 @@ def fill(model, source, device="cpu", dtype=torch.bfloat16, prefix=None, variant
     found = {name: weights.shapes[key] for name, key in layout.names.items()}
     needed = {k: shape for k, shape in wanted.items() if k not in counters}
     files = {name: weights.files.get(key) for name, key in layout.names.items()}
-    check_fit(found, needed, weights.where, files)
+    check_fit(found or weights.shapes, needed, weights.where, files)
     _say_choice(weights.where, layout)
     names = {key: name for name, key in layout.names.items()}
     scales = {key: name for name, key in layout.scales.items()}

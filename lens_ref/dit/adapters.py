@@ -67,17 +67,20 @@ def read_lora(source, weight_name=None, subfolder=None, **hub) -> tuple[dict, di
             return tensors, json.loads(header["lora_adapter_metadata"])
         if file.stem.startswith("adapter_") and beside.is_file():
             return tensors, json.loads(beside.read_text("utf8"))
+        for key in ("ss_network_alpha", "lora_alpha"):  # counts where the tensors have no alpha
+            if header.get(key, "None") != "None":
+                return tensors, dict(lora_alpha=float(header[key]))
     except ValueError as e:
         raise CheckpointError(f"{file}: its settings are not readable ({e})") from e
     return tensors, None
 
 # %% ../../nbs/07_dit/adapters.ipynb #483e4991
 _ENDS = [
-    ("A", r"\.lora_A(?:\.\w+)?\.weight|\.lora_down\.weight|[._]lora\.down\.weight|\.lora_A"),
-    ("B", r"\.lora_B(?:\.\w+)?\.weight|\.lora_up\.weight|[._]lora\.up\.weight|\.lora_B"),
-    ("bias", r"\.lora_B(?:\.\w+)?\.bias|\.lora_up\.bias|[._]lora\.up\.bias"),
+    ("A", r"\.lora_A(?:\.[^.]+)?\.weight|\.lora_down\.weight|[._]lora\.down\.weight|\.lora_A"),
+    ("B", r"\.lora_B(?:\.[^.]+)?\.weight|\.lora_up\.weight|[._]lora\.up\.weight|\.lora_B"),
+    ("bias", r"\.lora_B(?:\.[^.]+)?\.bias|\.lora_up\.bias|[._]lora\.up\.bias"),
     ("alpha", r"\.alpha|[._]lora\.alpha"),
-    ("magnitude", r"\.lora_magnitude_vector(?:\.\w+)*|\.dora_scale"),
+    ("magnitude", r"\.lora_magnitude_vector(?:\.[^.]+)*|\.dora_scale"),
 ]
 _ENDS = [(kind, re.compile(rf"^(.+?)(?:{ends})$")) for kind, ends in _ENDS]
 _OTHERS = {
@@ -103,7 +106,7 @@ def _other_kind(keys) -> str | None:
     return next((n for n, p in _OTHERS.items() if any(re.search(p, k) for k in keys)), None)
 
 # %% ../../nbs/07_dit/adapters.ipynb #7f54e98a
-_FLAT_PREFIX = r"(?:lora_(?:unet|transformer|dit|lens|model|diffusion_model)_|lycoris_|lora_)?"
+_FLAT_WORD = re.compile(r"(?:lora|lycoris|unet|transformer|dit|lens|diffusion_model|model)?_+")
 _TEXT = re.compile(r"^(?:lora_te\d?_|(?:base_model\.model\.)?(?:text_encoders?|te\d?|clip)[._])")
 _SPLIT = {
     **{f"to_{c}": ("img_qkv", i) for i, c in enumerate("qkv")},
@@ -141,7 +144,9 @@ def find_layer(name: str, aliases: dict) -> tuple[str, tuple | None]:
     for i in range(len(parts)):
         if found := aliases.get(".".join(parts[i:])):
             return ".".join(parts[:i]), found
-    flat = re.sub(rf"^{_FLAT_PREFIX}", "", parts[-1])
+    flat = parts[-1]
+    while flat not in aliases and (m := _FLAT_WORD.match(flat)):
+        flat = flat[m.end() :]  # word by word: a layer's own name may begin with one of them
     head = name.removesuffix(flat)
     return (head, aliases[flat]) if flat in aliases else (name, None)
 
@@ -248,11 +253,12 @@ def _faults(layer: str, x: LayerLora, sizes: tuple) -> list[str]:
     out, inside = sizes
     shapes = [("A", x.down, (x.down.shape[0], inside)), ("B", x.up, (out, x.down.shape[0]))]
     shapes += [(n, v, (out,)) for n in ("bias", "magnitude") if (v := getattr(x, n)) is not None]
+    finite = all(torch.as_tensor(v).isfinite().all() for v in (x.down, x.up, x.scale))
     return [
         f"{layer}: {name} is {list(v.shape)} instead of {list(want)}"
         for name, v, want in shapes
         if tuple(v.shape) != want
-    ] + ([] if x.down.isfinite().all() and x.up.isfinite().all() else [f"{layer}: not finite"])
+    ] + ([] if finite else [f"{layer}: not finite"])
 
 # %% ../../nbs/07_dit/adapters.ipynb #7b981563
 def land_lora(model: nn.Module, tensors: dict, settings=None, where="the LoRA") -> Lora:

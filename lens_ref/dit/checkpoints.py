@@ -14,19 +14,37 @@ from ..core.checkpoints import open_weights, read_model_config
 from ..core.config import CheckpointError, ConfigError
 from .manners import config_for, filled
 from .presets import DiTConfig
+from .sizes_told import told_sizes
 from .transformer import LensTransformer2DModel
 
 # %% ../../nbs/07_dit/checkpoints.ipynb #a000060a
-def transformer_config(path: str | Path, config=None) -> DiTConfig:
+def _shared_config(path: Path, root: Path | None) -> DiTConfig | None:
+    """The config of the transformer in the pipeline's folder `root`, if the weights in the file
+    `path` have its sizes; None otherwise, and where something lies beside `path` that tells."""
+    if root is None or not path.is_file() or (path.parent / "config.json").is_file():
+        return None
+    if not (root / "transformer/config.json").is_file():
+        return None
+    shapes = open_weights(path).shapes
+    config = transformer_config(root / "transformer")
+    told, _ = told_sizes(shapes, path)
+    layers = len(told.pop("selected_layer_index")) == len(config.selected_layer_index)
+    told.pop("axes_dims_rope")
+    return config if layers and all(getattr(config, k) == x for k, x in told.items()) else None
+
+
+def transformer_config(path: str | Path, config=None, root=None) -> DiTConfig:
     """Config of a folder; of a single file, what `config` or a config.json beside it says, or what
-    the shapes of its weights tell.
+    the shapes of its weights tell; before these, the transformer of the pipeline in `root`, if it
+    has the same sizes.
 
     Raises `CheckpointError` naming the file when it is not the config of a Lens transformer."""
     path = Path(path)
     try:
         if config is None and path.is_dir():
             return DiTConfig.from_dict(read_model_config(path))
-        return config_for(path, open_weights(path), config)
+        shared = _shared_config(path, root) if config is None else None
+        return config_for(path, open_weights(path), shared or config)
     except ConfigError as e:
         raise CheckpointError(
             f"{path / 'config.json'}: {e}; it is not the config of a Lens transformer"

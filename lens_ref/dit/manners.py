@@ -26,7 +26,14 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.checkpoints import Weights, fill, main_dtype, open_weights, read_model_config
+from lens_ref.core.checkpoints import (
+    Weights,
+    checkpoint_error,
+    fill,
+    main_dtype,
+    open_weights,
+    read_model_config,
+)
 from ..core.config import CheckpointError, ConfigError
 from .presets import DiTConfig
 from .sizes_told import config_of_weights
@@ -34,11 +41,15 @@ from .sizes_told import config_of_weights
 # %% ../../nbs/07_dit/manners.ipynb #22c8e33c
 def known_keys(init):
     """Decorates an `__init__` that takes the fields of `DiTConfig`: an unknown keyword is a
-    `ConfigError` that suggests the right one. Names that begin with `_` are diffusers' own."""
+    `ConfigError` that suggests the right one. Names that begin with `_` are diffusers' own.
+
+    Lists become tuples, so that a config is the same however a model was made or loaded."""
 
     @functools.wraps(init)
     def checked(self, *args, **kwargs):
         DiTConfig.from_dict({k: v for k, v in kwargs.items() if not k.startswith("_")})
+        args = [tuple(x) if isinstance(x, list) else x for x in args]
+        kwargs = {k: tuple(x) if isinstance(x, list) else x for k, x in kwargs.items()}
         init(self, *args, **kwargs)
 
     return checked
@@ -180,6 +191,15 @@ def dtype_of(name, source=None) -> torch.dtype | None:
     return found
 
 
+def _is_prefixed(folder: Path, variant=None) -> bool:
+    "Are the weights in a folder under other names than those that diffusers would look for?"
+    try:
+        shapes = open_weights(folder, variant=variant).shapes if folder.is_dir() else None
+    except CheckpointError:
+        return False  # diffusers says what is not there
+    return shapes is not None and "img_in.weight" not in shapes
+
+
 def local_file(source, **hub):
     "A path as it is; a file on the hub by its address or as owner/name/file, downloaded."
     if isinstance(source, dict) or Path(source).exists():
@@ -216,12 +236,27 @@ class LensManners(PeftAdapterMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, **how):
-        "diffusers' own; `torch_dtype` may also be a name, or auto for that of the files."
+        """diffusers' own; `torch_dtype` may also be a name, or auto for that of the files, and the
+        names in a folder may have any prefix. Raises `CheckpointError` for tensors that are missing
+        (diffusers would draw them at random) and for a file."""
         for key in ("torch_dtype", "dtype"):
             if isinstance(how.get(key), str):
                 folder = Path(pretrained_model_name_or_path) / (how.get("subfolder") or "")
                 how[key] = dtype_of(how[key], folder if folder.is_dir() else None)
-        return super().from_pretrained(pretrained_model_name_or_path, **how)
+        where = Path(str(pretrained_model_name_or_path)) / (how.get("subfolder") or "")
+        if where.is_file():
+            raise CheckpointError(f"{where}: is a file; from_single_file reads it")
+        if _is_prefixed(where, how.get("variant")):
+            dtype = how.get("torch_dtype") or how.get("dtype") or torch.float32
+            return filled(cls, where, "cpu", dtype, variant=how.get("variant"))
+        asked = how.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, output_loading_info=True, **how
+        )
+        if info["missing_keys"]:
+            faults = (f"{k}: missing" for k in sorted(info["missing_keys"]))
+            raise checkpoint_error(where, f"{len(info['missing_keys'])} tensors do not fit", faults)
+        return (model, info) if asked else model
 
     @classmethod
     def from_single_file(

@@ -255,7 +255,7 @@ class LensTransformer2DModel(LensManners, ModelMixin, ConfigMixin):
         rope, real = token_layout(grid, n, s, self.axes_dims, latents.device)
         mask = joint_mask(text_mask, n) if real is None else padded_mask(text_mask, real, s)
         image = self.img_in(blank(latents, real))  # [B, n, D]
-        words = self.embed_text(text)  # [B, s, D]
+        words = self.embed_text([x.type_as(latents) for x in text])  # [B, s, D]
         temb = self.time_text_embed["timestep_embedder"](t)  # [B, D]
         for i, block in enumerate(self.transformer_blocks):
             args = image, words, temb, rope, mask, i == len(self.transformer_blocks) - 1

@@ -70,8 +70,9 @@ def tiny_released(folder: str | Path, seed: int = 0) -> LensPipeline:
     )
     pipe = LensPipeline(dit, tiny_vae(), ReleasedEncoder(gpt, words, (1, 3), 2048))
     pipe.save_pretrained(folder, dtype=None)
-    # a released index knows nothing of our defaults
-    index = {k: v for k, v in read_index(folder).items() if k != "defaults"}
+    # a released index knows nothing of our settings
+    ours = ("defaults", "reading")
+    index = {k: v for k, v in read_index(folder).items() if k not in ours}
     with atomic_write(Path(folder) / "model_index.json") as tmp:
         Path(tmp).write_text(json.dumps(index, indent=2), "utf8")
     return pipe

@@ -72,6 +72,8 @@ class LoraMixin(LoraBaseMixin):
         name = "the LoRA" if isinstance(source, dict) else source
         lora = land_lora(self.transformer, tensors, settings, name)
         _warn_of_unused(name, lora, len(tensors))
+        if not any(x.scale and x.up.any() for x in lora.layers.values()):
+            warnings.warn(f"{name}: changes nothing, since B or alpha is 0 in each of its layers")
         tensors, settings = peft_lora(self.transformer, lora)
         self.transformer.load_lora_adapter(
             tensors,

@@ -155,6 +155,7 @@ DEFAULTS = {
     "lens": dict(num_inference_steps=20, guidance_scale=5.0),
 }
 RELEASED_PARTS = ("transformer", "vae", "text_encoder", "tokenizer")
+_READING = dict(max_length=512, date=DATE)  # of the text encoder (released)
 GIVEN = (*RELEASED_PARTS, "scheduler", "defaults", "reasoner")  # to `from_pretrained`, as they are
 
 
@@ -203,7 +204,7 @@ def stored_dtype(part: Path, variant=None) -> torch.dtype:
     return found if found.itemsize > 1 else torch.bfloat16
 
 
-def read_released(part, name: str, device, dtype, variant=None):
+def read_released(part, name: str, device, dtype, variant=None, config=None):
     """The transformer or autoencoder of a released layout: read from a path, anything else as it
     is. Without a `dtype` it is that of the files."""
     if not isinstance(part, Path):
@@ -214,7 +215,8 @@ def read_released(part, name: str, device, dtype, variant=None):
     )[name]
     logger.info(f"Loaded {name} as {kind.__name__} from {part}.")
     dtype = dtype or stored_dtype(part, variant)
-    return read(part, device, dtype, variant=variant if has_variant(part, variant) else None)
+    variant = variant if has_variant(part, variant) else None
+    return read(part, device, dtype, config, variant=variant)
 
 
 def released_parts(
@@ -224,7 +226,7 @@ def released_parts(
     encoder_dtype="auto",
     encoder_device=None,
     offload=False,
-    date=DATE,
+    date=None,
     variant=None,
     dtypes=None,
     **parts,
@@ -245,23 +247,25 @@ def released_parts(
     spec = read_index(root) if root and (root / "model_index.json").is_file() else {}
     left_out = {k: None for k in ("text_encoder", "vae") if spec.get(k) == [None, None]}
     found = find_parts(root, left_out | parts)
+    reading = _READING | (spec.get("reading") or {})
     dit, vae, encoder, words = (found.get(name) for name in RELEASED_PARTS)
-    config = transformer_config(dit) if isinstance(dit, Path) else dit.config
+    config = transformer_config(dit, root=root) if isinstance(dit, Path) else dit.config
     layers = tuple(config.selected_layer_index)
     if isinstance(encoder, Path):
         check_encoder(encoder, layers, config.enc_hidden_dim)
     if isinstance(words, Path):
-        words = HarmonyTokenizer.from_folder(words, date)
-    dit = read_released(dit, "transformer", device, kinds.get("transformer", dtype), variant)
+        words = HarmonyTokenizer.from_folder(words, date or reading["date"])
+    dit = read_released(
+        dit, "transformer", device, kinds.get("transformer", dtype), variant, config
+    )
     vae = read_released(vae, "vae", device, kinds.get("vae", dtype), variant)
     if isinstance(encoder, Path):
         logger.info(f"Loaded text_encoder and tokenizer from {encoder}.")
         kind = kinds.get("text_encoder", encoder_dtype)
-        encoder = load_encoder(
-            encoder, words, encoder_device or device, kind, layers, later=offload
-        )
+        at, how = encoder_device or device, dict(later=offload, max_length=reading["max_length"])
+        encoder = load_encoder(encoder, words, at, kind, layers, **how)
     elif words is not None:
-        encoder = as_encoder(encoder, words, layers, date)
+        encoder = as_encoder(encoder, words, layers, date or DATE)
     named = isinstance(parts.get("transformer"), (str, Path))
     steps = defaults_of(parts["transformer"] if named else source)
     defaults = dict(height=1024, width=1024) | steps | spec.get("defaults", {})
@@ -417,6 +421,11 @@ class FolderMixin:
         folder, dtype = Path(save_directory), check_dtype(dtype, "dtype")
         known = ("repo_id", "private", "token", "commit_message", "create_pr")
         check_part_names("save_pretrained", hub, known)
+        if adapters := ", ".join(getattr(self.transformer, "peft_config", {})):
+            raise ConfigError(
+                f"save_pretrained: the transformer carries LoRA adapters ({adapters}); "
+                "save_lora_weights saves them; fuse_lora and unload_lora_weights merge them first"
+            )
         how = dict(safe_serialization=safe_serialization, variant=variant)
         shards = max_shard_size or "5GB"
         for name in ("transformer", "vae"):
@@ -447,6 +456,9 @@ class FolderMixin:
         if not is_toy(index):
             index |= {k: v for k, v in LAYOUT.items() if getattr(self, k, v) is not None}
         index["scheduler"] = stored_name(self.scheduler)
+        reading = getattr(self.text_encoder, "settings", _READING)
+        if reading != _READING:
+            index["reading"] = reading
         return index | dict(defaults=dict(self.defaults))
 
     @classmethod

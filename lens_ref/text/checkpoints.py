@@ -99,6 +99,7 @@ def load_encoder(
     layers=(5, 11, 17, 23),
     date: str = DATE,
     later: bool = False,
+    max_length: int = 512,
 ) -> ReleasedEncoder:
     """GPT-OSS from its folder with its tokenizer, a folder or a `HarmonyTokenizer`.
 
@@ -112,7 +113,7 @@ def load_encoder(
         return read_gpt_oss(folder, device, dtype)
 
     config, model = GptOssConfig(**read_model_config(folder)), None if later else read(device)
-    encoder = ReleasedEncoder(model, tokenizer, layers, read=read, config=config)
+    encoder = ReleasedEncoder(model, tokenizer, layers, max_length, read=read, config=config)
     encoder.home = device
     return encoder
 

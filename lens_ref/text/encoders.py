@@ -228,7 +228,7 @@ class HarmonyTokenizer(TextTokenizer):
     def __init__(self, encode, decode, special=SPECIAL, date: str = DATE, files=None):
         _check_template(special, date)
         self.encode, self.decode, self.special = encode, decode, special
-        self.pad, self.files = special["<|endoftext|>"], files
+        self.pad, self.files, self.date = special["<|endoftext|>"], files, date
         system = self.message("system", SYSTEM.format(date=date))
         developer = self.message("developer", INSTRUCTION)
         self.prefix = [*system, *developer, *self.open("user")]
@@ -398,6 +398,12 @@ class ReleasedEncoder(TextEncoder):
 
     def _used(self, key: str) -> bool:
         return super()._used(f"model.{key}")
+
+    @property
+    def settings(self) -> dict:
+        "What the released layout does not say: `max_length`, as given, and `date`."
+        length = self.max_length + self.tokenizer.prefix_length
+        return dict(max_length=length, date=getattr(self.tokenizer, "date", DATE))
 
     def weights(self) -> dict:
         "As `TextEncoder.weights`, with the names of GptOssModel; reads them if need be."
