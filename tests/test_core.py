@@ -493,6 +493,10 @@ def test_data_path_says_what_to_set(tmp_path, monkeypatch):
         core.data_path("toy", "none")
     monkeypatch.delenv("LENS_REF_DATA")
     assert core.data_path() == ROOT / "data_samples"
+    assert core.data_path("data_samples/toy") == core.data_path("toy") == ROOT / "data_samples/toy"
+    assert core.data_path("data_samples", "toy") == core.data_path("toy")
+    with pytest.raises(DataError, match="nowhere: not found; there is .*toy-turbo"):
+        core.data_path("data_samples/nowhere")
 
 
 def test_pictures_of_the_wrong_kind_are_refused():

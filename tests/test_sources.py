@@ -480,6 +480,15 @@ class Encoders:
         raise AssertionError("nothing should be encoded")
 
 
+def test_a_filter_that_drops_everything_is_named_with_its_option(tmp_path):
+    fill(tmp_path / "in", A | {"a.txt": b"a cat"})
+    every = dict(area=1, clarity=0, entropy=0, darkest=0, brightest=1)
+    for option, value in dict(area=1e9, clarity=1e9, darkest=0.999, brightest=1e-9).items():
+        limits = Thresholds(**every | {"brightest": 1.0} | {option: value})
+        with pytest.raises(DataError, match=rf"\(--{option}\) or .*\(--no-filters\)"):
+            prepare(tmp_path / "in", tmp_path / option, NineFilters(limits), log=quiet)
+
+
 def test_keeping_nothing_is_an_error_that_names_the_cause(tmp_path):
     source, out = fill(tmp_path / "in", A | {"b.png": picture(2)}), tmp_path / "out"
     prep = lambda *a, **k: prepare(source, out, *a, log=quiet, **k)

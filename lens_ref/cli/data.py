@@ -237,7 +237,11 @@ def cmd_emoji(a):
     "Make a folder of 1,600 real pictures with captions from two npm packages (see the examples)."
     from lens_ref.data.folders import emoji_folder
 
-    need_readable("--names", a.names), need_readable("--art", a.art)
+    try:
+        need_readable("--names", a.names), need_readable("--art", a.art)
+    except DataError as e:
+        packages = "@lobehub/fluent-emoji-3d@1.1.0 emojibase-data@17.0.0"
+        raise DataError(f"{e}, or fetch both with: npm pack {packages}") from e
     need_folder("--out", a.out)
     n = emoji_folder(a.art, a.names, a.out)
     print(

@@ -100,8 +100,9 @@ def write_rl_prompts(a, money: dict):
     with atomic_write(f"{a.out}.report.json") as tmp:
         Path(tmp).write_text(json.dumps(report, ensure_ascii=False, indent=1), "utf8")
     if not prompts:
+        first = next((d["reason"] for d in report["dropped"]), "none was asked for")
         raise DataError(
-            f"{a.out}: no prompt could be written; the reasons are in {a.out}.report.json"
+            f"{a.out}: no prompt could be written; {first}; all reasons are in {a.out}.report.json"
         )
     write_prompts(a.out, prompts)
     print(*report_lines(report), f"prompts in {a.out}, report in {a.out}.report.json", sep="\n")

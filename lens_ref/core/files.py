@@ -292,6 +292,7 @@ def data_path(*parts) -> Path:
     """A file or folder inside `data_samples/` (toy checkpoints, artwork).
 
     Looks under `$LENS_REF_DATA`, else inside the installed package, else beside it in a clone.
+    `data_path("toy")` and `data_path("data_samples/toy")` are the same.
     Raises `DataError` if it is not there."""
     import lens_ref
 
@@ -299,8 +300,13 @@ def data_path(*parts) -> Path:
     inside, beside = package / "data_samples", package.with_name("data_samples")
     named = os.environ.get("LENS_REF_DATA")
     root = Path(named).expanduser() if named else inside if inside.is_dir() else beside
-    if (path := root.joinpath(*parts)).exists():
+    parts = Path(*parts).parts
+    path = root.joinpath(*parts[1:] if parts[:1] == ("data_samples",) else parts)
+    if path.exists():
         return path
+    if root.is_dir() and not named:
+        there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir()))
+        raise DataError(f"{path}: not found; there is {there}")
     which = "unset LENS_REF_DATA, or let it name" if named else "let LENS_REF_DATA name"
     raise DataError(f"{path}: not found; {which} the data_samples folder of a clone of lens_ref")
 

@@ -336,7 +336,10 @@ def _why_nothing(out, counts: dict, found: FolderCaptions) -> str:
     if line["stage"] == "filter" and line["score"] is not None:
         score, limit = f"{line['score']:g}", f"{line['threshold']:g}"
         why = f"the filter {most} dropped {n:,} ({name}: {score}, threshold {limit})"
-        return f"{why}; change its threshold (--thresholds) or run no filters (--filters 0)"
+        option = f"{most}-threshold" if most in MODELS else most
+        if most == "luminance":
+            option = "darkest" if line["score"] < line["threshold"] else "brightest"
+        return f"{why}; change its threshold (--{option}) or run no filters (--no-filters)"
     reason = utf8(str(line["reason"])).decode()
     if line["stage"] == "read" and "has no caption" in reason:
         return f"{n:,} have no caption; {found.looked_for()}, or ask a model (--url)"

@@ -129,7 +129,7 @@ def cache_files(path) -> list[Path]:
     if not files or not all(f.is_file() for f in files):
         raise DataError(
             f"{path}: no .safetensors files of latents and text features; "
-            "build_cache of lens_ref.pretrain.caches writes them"
+            "lens-ref cache writes a cache, in Python cache_shards or build_cache"
         )
     return files
 
