@@ -103,12 +103,13 @@ def _sample_or_dropped(source, row, answer, why=""):
     said = {k: v for k, v in answers.items() if k.split(":")[0] in CAPTION_KINDS}
     reason = _field(answer, "reason")
     if reason and not said:
-        return Dropped(row["path"], "caption", str(reason))
+        stage = "server" if _field(answer, "again") else "caption"
+        return Dropped(row["path"], stage, str(reason), row["n"])
     try:
         return row_sample(source, row, said)
     except DataError as e:
         more = f": {why}" if why and str(e).endswith("has no caption") else ""
-        return Dropped(row["path"], "read", f"{e}{more}")
+        return Dropped(row["path"], "read", f"{e}{more}", row["n"])
 
 
 def _no_file(path) -> str:
@@ -140,7 +141,7 @@ def make_samples(source, captioner, faults: dict, why: dict, rows):
     for row in rows:
         name = row["path"]
         if lost[name]:
-            yield Dropped(name, "read", lost[name])
+            yield Dropped(name, "read", lost[name], row["n"])
             continue
         answer = next(answers, answers)
         if answer is answers:
@@ -200,7 +201,9 @@ def _fates(out, rows: list, decisions: dict) -> dict:
         d, name = decisions[row["path"]], row["path"]
         lines[name] = dict(path=name, stage=None if d["kept"] else "filter", reason=None) | d
         if d["kept"] and f"{row['n']:08d}" not in keys:
-            lines[name].update(dropped.get(name, {}), kept=False if name in dropped else None)
+            gone = dict(dropped.get(name, {}))
+            mine = gone and gone.pop("n", row["n"]) == row["n"]  # not of an earlier try
+            lines[name].update(gone if mine else {}, kept=False if mine else None)
     return lines
 
 
@@ -283,7 +286,7 @@ def _is_new(row: dict, before: dict | None, fate: dict | None, size) -> bool:
     "Is a picture new, or was it dropped and is worth another look?"
     if before is None:
         return True
-    looks = size != before["size"]
+    looks = size != before["size"] or fate["stage"] == "server"
     said = row["captions"] != before["captions"] and fate["stage"] == "read"
     return fate["kept"] is False and (looks or said)
 
@@ -303,10 +306,11 @@ def _changes(old: dict, fates: dict, rows: list, sizes: dict) -> dict:
     return told
 
 
-def _tell(source, new: list, told: dict, log):
+def _tell(source, new: list, again: int, told: dict, log):
     "Say what is new in a folder that was prepared before, and what has changed."
-    if new:
-        log(f"{source}: new pictures: {len(new):,}; what was done before stays")
+    if new or again:
+        again = f", and {again:,} to try again" if again else ""
+        log(f"{source}: new pictures: {len(new):,}{again}; what was done before stays")
     for what, names in told.items():
         if names:
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -336,7 +340,7 @@ def _why_nothing(out, counts: dict, found: FolderCaptions) -> str:
     if line["stage"] == "filter" and line["score"] is not None:
         score, limit = f"{line['score']:g}", f"{line['threshold']:g}"
         why = f"the filter {most} dropped {n:,} ({name}: {score}, threshold {limit})"
-        return f"{why}; change its threshold (--thresholds) or run no filters (--filters 0)"
+        return f"{why}; change its threshold (--thresholds) or run no filters (--no-filters)"
     reason = utf8(str(line["reason"])).decode()
     if line["stage"] == "read" and "has no caption" in reason:
         return f"{n:,} have no caption; {found.looked_for()}, or ask a model (--url)"
@@ -354,9 +358,13 @@ def _forget(out):
 def _folder_of(source, out, caption_column, log):
     "(a folder of pictures, the column) for a source that may also be tars or parquet files."
     path = Path(source)
-    if path.is_dir() and picture_files(path)[0] or layout_of(path)[0] == "images":
+    mine = Path(os.path.abspath(out))
+    pictures = picture_files(path)[0] if path.is_dir() else []
+    if any(mine not in Path(os.path.abspath(p)).parents for p in pictures):
         return path, caption_column
-    return unpack_samples(path, Path(out) / "unpacked", caption_column, log), None
+    if layout_of(path, out)[0] == "images":
+        return path, caption_column
+    return unpack_samples(path, Path(out) / "unpacked", caption_column, log, out), None
 
 
 def _new_part(source, out, rows: list, parts: list, filters, run, log) -> dict:
@@ -369,7 +377,8 @@ def _new_part(source, out, rows: list, parts: list, filters, run, log) -> dict:
     new = [r for r in rows if _is_new(r, *known(r))]
     told = _changes(old, fates, rows, sizes)
     if parts:
-        _tell(source, new, told, log)
+        unknown = [r for r in new if r["path"] not in old]
+        _tell(source, unknown, len(new) - len(unknown), told, log)
     if new or not parts:
         start = max((r["n"] + 1 for r in every), default=0)
         new = [r | dict(n=start + i) for i, r in enumerate(new)]
@@ -438,6 +447,8 @@ def prepare(
     if rest:
         others = ", ".join(f"{n} {suffix}" for suffix, n in rest.items())
         log(f"{source}: passed over what is no picture: {others}")
+    if ".tar" in rest:
+        log(f"{source}: pictures in a .tar are taken where none lie beside it; move it to a folder")
     counts = prepare_report(out, every, decisions, pictures)
     if not counts["kept"]:
         why = _why_nothing(out, counts, found)
@@ -519,7 +530,7 @@ class NineFilters:
 
 class AskedCaptions:
     """Captions of one or more `kinds` from a model behind an endpoint. A picture for which one
-    cannot be had is dropped, with the reason.
+    cannot be had is dropped, with the reason; if the server failed, the next run asks again.
 
     `cache`: file of the answers that were paid for; `config.budget` holds for all of it. Each
     process opens its own connection, once. Raises `ConfigError` for an unknown kind, or naming what
@@ -541,7 +552,8 @@ class AskedCaptions:
         for answers in zip(*(EndpointCaptioner(self.endpoint, kind)(paths) for kind in self.kinds)):
             bad = next((c for c in answers if c.status != "text"), None)
             if bad:
-                yield dict(reason=f"{bad.kind} caption: {bad.status}, {bad.reason}")
+                reason = f"{bad.kind} caption: {bad.status}, {bad.reason}"
+                yield dict(reason=reason, again=not bad.final)
             else:
                 yield {c.kind: c.text for c in answers}
 
