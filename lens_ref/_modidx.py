@@ -1025,6 +1025,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'lens_ref/data/prepare.py'),
                                        'lens_ref.data.prepare.AskedCaptions.__init__': ( '04_data/prepare.html#askedcaptions.__init__',
                                                                                          'lens_ref/data/prepare.py'),
+                                       'lens_ref.data.prepare.AskedCaptions._count': ( '04_data/prepare.html#askedcaptions._count',
+                                                                                       'lens_ref/data/prepare.py'),
                                        'lens_ref.data.prepare.NineFilters': ( '04_data/prepare.html#ninefilters',
                                                                               'lens_ref/data/prepare.py'),
                                        'lens_ref.data.prepare.NineFilters.__call__': ( '04_data/prepare.html#ninefilters.__call__',

@@ -636,6 +636,27 @@ def test_a_picture_that_the_server_failed_is_asked_about_again(tmp_path):
     assert prep()["kept"] == 4 and not captioner.asked
 
 
+def test_a_server_that_only_fails_ends_the_run_in_small_shards_too(tmp_path):
+    from fake_endpoint import FakeEndpoint
+    from lens_ref.clients.chat import EndpointConfig, EndpointError
+    from lens_ref.data.captioner import DENSE_PROMPT
+    from lens_ref.data.prepare import AskedCaptions
+
+    source, out = tmp_path / "in", tmp_path / "out"
+    fill(source, {f"{i}.png": picture(i) for i in range(9)})
+    said = "A square of noise in many colours, all of them small and bright."
+    with FakeEndpoint(answer=lambda q, body: said) as server:
+        own = dict(attempts=1, backoff=0.01, give_up_after=3, concurrency=1)
+        ask = lambda: AskedCaptions(EndpointConfig("m", (server.url,), **own), out / "a.sqlite")
+        prep = lambda: prepare(source, out, captioner=ask(), per_shard=2, log=quiet)
+        server.script = {DENSE_PROMPT: ["ok"] * 2 + ["500"] * 20}
+        with pytest.raises(EndpointError, match="the last 3 pictures all failed .HTTP 500"):
+            prep()
+        assert len(server.calls) < 9
+        server.script, n = {}, len(server.calls)
+        assert prep() == dict(images=9, kept=9, dropped={}) and len(server.calls) == n + 7
+
+
 def test_what_changed_or_went_is_told_and_the_dropped_get_another_chance(tmp_path):
     source, out, log = tmp_path / "in", tmp_path / "out", []
     fill(source, {f"{i}.png": picture(i) for i in range(4)} | {"broken.png": b"?"})

@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..clients.chat import EndpointConfig
+from ..clients.chat import EndpointConfig, EndpointError
 from ..clients.endpoint import Endpoint
 from ..clients.servers import check_servers
 from ..core.config import ConfigError, DataError, nearest
@@ -534,23 +534,33 @@ class AskedCaptions:
 
     `cache`: file of the answers that were paid for; `config.budget` holds for all of it. Each
     process opens its own connection, once. Raises `ConfigError` for an unknown kind, or naming what
-    is wrong with an address, the key or a proxy."""
+    is wrong with an address, the key or a proxy, `EndpointError` when the server only fails."""
 
     def __init__(self, config: EndpointConfig, cache, kinds=("dense",)):
         if wrong := [k for k in kinds if k not in PROMPTS]:
             raise ConfigError(f"kinds: {wrong[0]!r}; {nearest(wrong[0], PROMPTS)}")
         check_servers(config)
-        self.endpoint, self.config = None, config
+        self.endpoint, self.config, self.failed = None, config, 0
         self.cache, self.kinds = str(cache), tuple(kinds)
         self.name = f"{' and '.join(kinds)} captions of {config.model}"
 
     def __getstate__(self):
         return self.__dict__ | dict(endpoint=None)  # a connection cannot be sent to another process
 
+    def _count(self, bad):
+        "End the run when the server failed for many pictures in a row, in however many shards."
+        self.failed = self.failed + 1 if bad and not bad.final else 0
+        if self.failed >= self.config.give_up_after:
+            raise EndpointError(
+                f"{', '.join(self.config.urls)}: the last {self.failed} pictures all failed "
+                f"({bad.reason}); see that the server runs and run again: what is answered is kept"
+            )
+
     def __call__(self, paths):
         self.endpoint = self.endpoint or Endpoint(self.config, self.cache)
         for answers in zip(*(EndpointCaptioner(self.endpoint, kind)(paths) for kind in self.kinds)):
             bad = next((c for c in answers if c.status != "text"), None)
+            self._count(bad)
             if bad:
                 reason = f"{bad.kind} caption: {bad.status}, {bad.reason}"
                 yield dict(reason=reason, again=not bad.final)
