@@ -484,9 +484,7 @@ class NineFilters:
     ):
         thresholds, given = thresholds or Thresholds(), scorers or {}
         self.how, self.captioned, self.known = (thresholds, scorers, embed), (), set()
-        image_filters(
-            thresholds, scorers
-        )  # a misspelt scorer stops here, before anything is written
+        image_filters(thresholds, scorers)  # a misspelt scorer stops here
         without = {n for n in MODELS if n not in given} | (set() if embed else {"duplicate"})
         self.not_run = [n for n in ORDER if n in without]
         settings = json.dumps(thresholds.to_dict())
@@ -518,14 +516,8 @@ class NineFilters:
 
     def __call__(self, paths):
         for d in self._decisions(paths):
-            yield dict(
-                path=d.file,
-                kept=d.keep,
-                filter=d.filter,
-                score=d.score,
-                threshold=d.threshold,
-                detail=d.detail,
-            )
+            why = {k: getattr(d, k) for k in ("filter", "score", "threshold", "detail")}
+            yield dict(path=d.file, kept=d.keep, **why)
 
 
 class AskedCaptions:
