@@ -211,6 +211,8 @@ REFUSED = [
     ("generate x --steps 0", "--steps"),
     ("generate '  '", "prompt: is empty"),
     ("generate 'half \ud83d'", "prompt: holds half a character"),
+    ("generate '\ufeff'", "prompt: is empty"),
+    ("generate '\ufeffx' --steps 0", "--steps"),  # a mark in front is no fault
     (f"generate x --height 63 {TOY}", "height: 63"),
     (f"generate x --aspect-ratio 5:4 {TOY}", "aspect_ratio"),
     ("generate x --model nowhere", "nowhere is not a saved pipeline"),

@@ -563,6 +563,10 @@ MET = [
     "Score: **1**/1",
     "Score:\n1",
     "1/1",
+    "The score is 1, not 0.",
+    "<score>1</score>",
+    "The cat is red. 1",
+    "1\ufe0f\u20e3",
     "Yes",
     "YES!",
     "Step 1: look. Step 2: count. The answer: 1.",
@@ -589,6 +593,9 @@ UNMET = [
     "0/1",
     "Not met",
     "Score: 0.0",
+    "<reasoning>2 cats</reasoning>\n<verdict>0</verdict>",
+    "The picture doesn't meet the criterion.",
+    "Score: 1 if met, 0 if not.\nScore: 0",
 ]
 UNCLEAR = [
     "10",
@@ -617,6 +624,12 @@ UNCLEAR = [
     "Score: -1",
     "score: 11",
     "I give 1 point for the colour.",
+    "The criterion is partially met.",
+    "The picture partly meets the criterion.",
+    "It meets the criterion in part.",
+    "It doesn't look as though it meets the criterion.",
+    "I'd give a 1 rather than 0.",
+    "Score: 1 if the picture fully meets the criterion, 0 if it does not.",
 ]
 
 

@@ -609,6 +609,63 @@ def test_only_new_pictures_are_filtered_and_captioned(tmp_path):
         prepare(source, out, look, captioner, per_shard=4, log=quiet)
 
 
+class Failing(Captioner):
+    "A server that fails for the pictures in `down`, and ends the run at `dies`."
+
+    down, dies = ("1.png", "n.png"), None
+
+    def __call__(self, paths):
+        for p, answer in zip(paths, super().__call__(paths)):
+            name = pathlib.Path(p).name
+            if name == self.dies:
+                raise KeyboardInterrupt
+            yield dict(reason="HTTP 500", again=True) if name in self.down else answer
+
+
+def test_a_picture_that_the_server_failed_is_asked_about_again(tmp_path):
+    source, out, log = tmp_path / "in", tmp_path / "out", []
+    fill(source, {f"{i}.png": picture(i) for i in range(3)} | {"no.png": picture(9)})
+    captioner = Failing()
+    prep = lambda: prepare(source, out, captioner=captioner, per_shard=3, log=log.append)
+    assert prep() == dict(images=4, kept=2, dropped=dict(caption=1, server=1))
+    fill(source, {"n.png": picture(7)})
+    captioner.asked.clear()
+    captioner.dies = "n.png"
+    with pytest.raises(KeyboardInterrupt):  # in the middle of the second try
+        prep()
+    captioner.dies, captioner.down = None, ("n.png",)
+    assert prep() == dict(images=5, kept=3, dropped=dict(caption=1, server=1))
+    assert {"0.png", "2.png", "no.png"}.isdisjoint(captioner.asked)  # a refusal is an answer
+    assert any("new pictures: 1, and 1 to try again" in x for x in log)
+    captioner.down = ()
+    assert prep() == dict(images=5, kept=4, dropped=dict(caption=1))
+    names = sorted(s.source for s in open_samples(out, strict=True))
+    assert names == ["0.png", "1.png", "2.png", "n.png"]
+    captioner.asked.clear()
+    assert prep()["kept"] == 4 and not captioner.asked
+
+
+def test_a_server_that_only_fails_ends_the_run_in_small_shards_too(tmp_path):
+    from fake_endpoint import FakeEndpoint
+    from lens_ref.clients.chat import EndpointConfig, EndpointError
+    from lens_ref.data.captioner import DENSE_PROMPT
+    from lens_ref.data.prepare import AskedCaptions
+
+    source, out = tmp_path / "in", tmp_path / "out"
+    fill(source, {f"{i}.png": picture(i) for i in range(9)})
+    said = "A square of noise in many colours, all of them small and bright."
+    with FakeEndpoint(answer=lambda q, body: said) as server:
+        own = dict(attempts=1, backoff=0.01, give_up_after=3, concurrency=1)
+        ask = lambda: AskedCaptions(EndpointConfig("m", (server.url,), **own), out / "a.sqlite")
+        prep = lambda: prepare(source, out, captioner=ask(), per_shard=2, log=quiet)
+        server.script = {DENSE_PROMPT: ["ok"] * 2 + ["500"] * 20}
+        with pytest.raises(EndpointError, match="the last 3 pictures all failed .HTTP 500"):
+            prep()
+        assert len(server.calls) < 9
+        server.script, n = {}, len(server.calls)
+        assert prep() == dict(images=9, kept=9, dropped={}) and len(server.calls) == n + 7
+
+
 def test_what_changed_or_went_is_told_and_the_dropped_get_another_chance(tmp_path):
     source, out, log = tmp_path / "in", tmp_path / "out", []
     fill(source, {f"{i}.png": picture(i) for i in range(4)} | {"broken.png": b"?"})
@@ -748,3 +805,50 @@ def test_what_is_no_file_is_called_by_its_name(tmp_path):
     prepare(source, tmp_path / "out", log=log.append)
     report = (tmp_path / "out/report.jsonl").read_text()
     assert "b.png: a link to what is not there" in report and "c.png: a pipe or device" in report
+
+
+# ---- where the source and what is written meet
+
+
+def write_pairs(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, [(k, v.encode() if isinstance(v, str) else v) for k, v in files.items()])
+    return path
+
+
+def test_archives_are_read_once_with_the_output_among_them(tmp_path):
+    top, below = tmp_path / "top", tmp_path / "below"
+    for source, folder in ((top, top), (below, below / "more")):
+        write_pairs(folder / "a.tar", {"0.png": picture(1), "0.txt": "one"})
+        out = source / "shards"
+        for _ in range(2):
+            assert prepare(source, out, log=quiet) == dict(images=1, kept=1, dropped={})
+        write_pairs(folder / "b.tar", {"0.png": picture(2), "0.txt": "two"})
+        assert prepare(source, out, log=quiet)["kept"] == 2
+        assert [s.caption() for s in open_samples(out)] == ["one", "two"]
+    (top / "a.tar").unlink()
+    log = []
+    prepare(top, top / "shards", log=log.append)
+    assert any("has pictures of archives that" in x and "not (a); they stay" in x for x in log)
+
+
+def test_a_column_is_found_in_files_beside_pictures_and_missed_by_name(tmp_path):
+    source = fill(tmp_path / "in", A | {"a.json": '{"caption": "c", "tags": "t"}'})
+    prepare(source, tmp_path / "out", caption_column="tags", log=quiet)
+    assert [s.caption() for s in open_samples(tmp_path / "out")] == ["t"]
+    with pytest.raises(DataError, match="no table .* column 'tagz'; they have caption, tags"):
+        prepare(source, tmp_path / "no", caption_column="tagz", log=quiet)
+    tar = write_pairs(tmp_path / "a.tar", {"0.png": picture(1), "0.json": '{"alt": "x"}'})
+    for _ in range(2):  # what was unpacked before is looked at, too
+        with pytest.raises(DataError, match="a.tar: no caption in the column 'tags'.* has alt, "):
+            prepare(tar, tmp_path / "no", caption_column="tags", log=quiet)
+    with pytest.raises(DataError, match="b.tar: no pictures in its archives"):
+        prepare(write_pairs(tmp_path / "b.tar", {"0.txt": "x"}), tmp_path / "no", log=quiet)
+
+
+def test_the_command_takes_one_archive(tmp_path, capsys):
+    from lens_ref.cli.main import main
+
+    tar = write_pairs(tmp_path / "a.tar", {"0.png": picture(1), "0.txt": "x"})
+    assert not main(["prepare", str(tar), "--out", str(tmp_path / "out"), "--no-filters"])
+    assert "1 of 1 pictures kept" in capsys.readouterr().out

@@ -95,6 +95,9 @@ def captioner_of(a):
     return AskedCaptions(settings, Path(a.out) / "answers.sqlite", split_names(a.kinds))
 
 # %% ../../nbs/13_cli/data.ipynb #c11d0106
+_ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".parquet")
+
+
 @command(
     "prepare",
     """
@@ -117,7 +120,7 @@ def captioner_of(a):
             rename={k: f"{k}_threshold" for k in ("nsfw", "aesthetic", "watermark")},
         ),
     ),
-    folder=(..., "pictures, with or without captions beside them"),
+    folder=(..., "pictures, with or without captions beside them; or .tar or .parquet"),
     out=("shards", "folder to write; a stopped run goes on"),
     filters=(True, "--no-filters keeps every picture that can be read"),
     thresholds=(str, 'file of thresholds, such as {"area": 4096}'),
@@ -145,7 +148,9 @@ def cmd_prepare(a):
     need_positive(a, "per_shard")
     if a.ray < 0:
         raise ConfigError(f"--ray: {a.ray}; give the number of workers, or 0 for none")
-    folder, out = need_pictures("prepare", a.folder), need_folder("--out", a.out)
+    archive = Path(a.folder).is_file() and a.folder.lower().endswith(_ARCHIVES)
+    folder = Path(a.folder) if archive else need_pictures("prepare", a.folder)
+    out = need_folder("--out", a.out)
     if folder.resolve() == out.resolve():
         raise ConfigError(f"--out: {a.out} is the folder of the pictures; give another one")
     from lens_ref.data.prepare import on_ray, prepare

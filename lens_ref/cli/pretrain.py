@@ -265,8 +265,11 @@ def check_picture(a) -> str:
     from lens_ref.core.unicode import clean_text
     from lens_ref.pretrain.sizes import check_size
 
+    a.prompt = a.prompt.replace("\ufeff", "").replace("\r\n", "\n")  # pasted from a file
     if clean_text(a.prompt) != a.prompt:
         raise DataError("prompt: holds half a character or a NUL; type it again, in UTF-8")
+    if not a.prompt.strip():
+        raise DataError("prompt: is empty; type what to draw")
     kind = image_format(a.out)
     need_positive(a, "height", "width", "steps", "zoom")
     need_seed(a.seed)

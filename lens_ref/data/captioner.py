@@ -69,6 +69,7 @@ class Caption:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost: float | None = None
+    final: bool = True  # False: the server gave no answer, and may give one later
 
 
 _UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
@@ -226,6 +227,7 @@ class EndpointCaptioner:
         caption.source, caption.asked = self.endpoint.config.model, len(answers)
         for k in ("prompt_tokens", "completion_tokens", "cost"):
             setattr(caption, k, _sum([getattr(a, k) for a in answers]))
+        caption.final = not answers or answers[-1].final
         if status == "text":
             caption.text = one_paragraph(answers[-1].text)
         elif answers:

@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..clients.chat import EndpointConfig
+from ..clients.chat import EndpointConfig, EndpointError
 from ..clients.endpoint import Endpoint
 from ..clients.servers import check_servers
 from ..core.config import ConfigError, DataError, nearest
@@ -103,12 +103,13 @@ def _sample_or_dropped(source, row, answer, why=""):
     said = {k: v for k, v in answers.items() if k.split(":")[0] in CAPTION_KINDS}
     reason = _field(answer, "reason")
     if reason and not said:
-        return Dropped(row["path"], "caption", str(reason))
+        stage = "server" if _field(answer, "again") else "caption"
+        return Dropped(row["path"], stage, str(reason), row["n"])
     try:
         return row_sample(source, row, said)
     except DataError as e:
         more = f": {why}" if why and str(e).endswith("has no caption") else ""
-        return Dropped(row["path"], "read", f"{e}{more}")
+        return Dropped(row["path"], "read", f"{e}{more}", row["n"])
 
 
 def _no_file(path) -> str:
@@ -140,7 +141,7 @@ def make_samples(source, captioner, faults: dict, why: dict, rows):
     for row in rows:
         name = row["path"]
         if lost[name]:
-            yield Dropped(name, "read", lost[name])
+            yield Dropped(name, "read", lost[name], row["n"])
             continue
         answer = next(answers, answers)
         if answer is answers:
@@ -200,7 +201,9 @@ def _fates(out, rows: list, decisions: dict) -> dict:
         d, name = decisions[row["path"]], row["path"]
         lines[name] = dict(path=name, stage=None if d["kept"] else "filter", reason=None) | d
         if d["kept"] and f"{row['n']:08d}" not in keys:
-            lines[name].update(dropped.get(name, {}), kept=False if name in dropped else None)
+            gone = dict(dropped.get(name, {}))
+            mine = gone and gone.pop("n", row["n"]) == row["n"]  # not of an earlier try
+            lines[name].update(gone if mine else {}, kept=False if mine else None)
     return lines
 
 
@@ -283,7 +286,7 @@ def _is_new(row: dict, before: dict | None, fate: dict | None, size) -> bool:
     "Is a picture new, or was it dropped and is worth another look?"
     if before is None:
         return True
-    looks = size != before["size"]
+    looks = size != before["size"] or fate["stage"] == "server"
     said = row["captions"] != before["captions"] and fate["stage"] == "read"
     return fate["kept"] is False and (looks or said)
 
@@ -303,10 +306,11 @@ def _changes(old: dict, fates: dict, rows: list, sizes: dict) -> dict:
     return told
 
 
-def _tell(source, new: list, told: dict, log):
+def _tell(source, new: list, again: int, told: dict, log):
     "Say what is new in a folder that was prepared before, and what has changed."
-    if new:
-        log(f"{source}: new pictures: {len(new):,}; what was done before stays")
+    if new or again:
+        again = f", and {again:,} to try again" if again else ""
+        log(f"{source}: new pictures: {len(new):,}{again}; what was done before stays")
     for what, names in told.items():
         if names:
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -357,9 +361,13 @@ def _forget(out):
 def _folder_of(source, out, caption_column, log):
     "(a folder of pictures, the column) for a source that may also be tars or parquet files."
     path = Path(source)
-    if path.is_dir() and picture_files(path)[0] or layout_of(path)[0] == "images":
+    mine = Path(os.path.abspath(out))
+    pictures = picture_files(path)[0] if path.is_dir() else []
+    if any(mine not in Path(os.path.abspath(p)).parents for p in pictures):
         return path, caption_column
-    return unpack_samples(path, Path(out) / "unpacked", caption_column, log), None
+    if layout_of(path, out)[0] == "images":
+        return path, caption_column
+    return unpack_samples(path, Path(out) / "unpacked", caption_column, log, out), None
 
 
 def _new_part(source, out, rows: list, parts: list, filters, run, log) -> dict:
@@ -372,7 +380,8 @@ def _new_part(source, out, rows: list, parts: list, filters, run, log) -> dict:
     new = [r for r in rows if _is_new(r, *known(r))]
     told = _changes(old, fates, rows, sizes)
     if parts:
-        _tell(source, new, told, log)
+        unknown = [r for r in new if r["path"] not in old]
+        _tell(source, unknown, len(new) - len(unknown), told, log)
     if new or not parts:
         start = max((r["n"] + 1 for r in every), default=0)
         new = [r | dict(n=start + i) for i, r in enumerate(new)]
@@ -441,6 +450,8 @@ def prepare(
     if rest:
         others = ", ".join(f"{n} {suffix}" for suffix, n in rest.items())
         log(f"{source}: passed over what is no picture: {others}")
+    if ".tar" in rest:
+        log(f"{source}: pictures in a .tar are taken where none lie beside it; move it to a folder")
     counts = prepare_report(out, every, decisions, pictures)
     if not counts["kept"]:
         why = _why_nothing(out, counts, found)
@@ -476,9 +487,7 @@ class NineFilters:
     ):
         thresholds, given = thresholds or Thresholds(), scorers or {}
         self.how, self.captioned, self.known = (thresholds, scorers, embed), (), set()
-        image_filters(
-            thresholds, scorers
-        )  # a misspelt scorer stops here, before anything is written
+        image_filters(thresholds, scorers)  # a misspelt scorer stops here
         without = {n for n in MODELS if n not in given} | (set() if embed else {"duplicate"})
         self.not_run = [n for n in ORDER if n in without]
         settings = json.dumps(thresholds.to_dict())
@@ -510,41 +519,46 @@ class NineFilters:
 
     def __call__(self, paths):
         for d in self._decisions(paths):
-            yield dict(
-                path=d.file,
-                kept=d.keep,
-                filter=d.filter,
-                score=d.score,
-                threshold=d.threshold,
-                detail=d.detail,
-            )
+            why = {k: getattr(d, k) for k in ("filter", "score", "threshold", "detail")}
+            yield dict(path=d.file, kept=d.keep, **why)
 
 
 class AskedCaptions:
     """Captions of one or more `kinds` from a model behind an endpoint. A picture for which one
-    cannot be had is dropped, with the reason.
+    cannot be had is dropped, with the reason; if the server failed, the next run asks again.
 
     `cache`: file of the answers that were paid for; `config.budget` holds for all of it. Each
     process opens its own connection, once. Raises `ConfigError` for an unknown kind, or naming what
-    is wrong with an address, the key or a proxy."""
+    is wrong with an address, the key or a proxy, `EndpointError` when the server only fails."""
 
     def __init__(self, config: EndpointConfig, cache, kinds=("dense",)):
         if wrong := [k for k in kinds if k not in PROMPTS]:
             raise ConfigError(f"kinds: {wrong[0]!r}; {nearest(wrong[0], PROMPTS)}")
         check_servers(config)
-        self.endpoint, self.config = None, config
+        self.endpoint, self.config, self.failed = None, config, 0
         self.cache, self.kinds = str(cache), tuple(kinds)
         self.name = f"{' and '.join(kinds)} captions of {config.model}"
 
     def __getstate__(self):
         return self.__dict__ | dict(endpoint=None)  # a connection cannot be sent to another process
 
+    def _count(self, bad):
+        "End the run when the server failed for many pictures in a row, in however many shards."
+        self.failed = self.failed + 1 if bad and not bad.final else 0
+        if self.failed >= self.config.give_up_after:
+            raise EndpointError(
+                f"{', '.join(self.config.urls)}: the last {self.failed} pictures all failed "
+                f"({bad.reason}); see that the server runs and run again: what is answered is kept"
+            )
+
     def __call__(self, paths):
         self.endpoint = self.endpoint or Endpoint(self.config, self.cache)
         for answers in zip(*(EndpointCaptioner(self.endpoint, kind)(paths) for kind in self.kinds)):
             bad = next((c for c in answers if c.status != "text"), None)
+            self._count(bad)
             if bad:
-                yield dict(reason=f"{bad.kind} caption: {bad.status}, {bad.reason}")
+                reason = f"{bad.kind} caption: {bad.status}, {bad.reason}"
+                yield dict(reason=reason, again=not bad.final)
             else:
                 yield {c.kind: c.text for c in answers}
 

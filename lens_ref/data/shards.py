@@ -332,11 +332,13 @@ def read_shard(path, damage=None):
 # %% ../../nbs/04_data/shards.ipynb #52338998
 @dataclass
 class Dropped:
-    "A row that did not become a sample: at which `stage` (read, caption), and the `reason`."
+    """A row that did not become a sample: at which `stage` (read, caption, server), the `reason`,
+    and the row's number if it has one."""
 
     path: str
     stage: str
     reason: str
+    n: int | None = None
 
 
 def shard_path(out, i: int) -> Path:
@@ -361,7 +363,7 @@ def write_shard(out, make, item) -> int:
     def kept():
         for x in make(rows):
             if isinstance(x, Dropped):
-                dropped.append(asdict(x))
+                dropped.append({k: v for k, v in asdict(x).items() if v is not None})
                 continue
             if x.features:  # so that buckets can be planned without reading them
                 sizes.append([*x.features["grid"].tolist(), len(x.features["tokens"])])
@@ -532,20 +534,21 @@ def _with_pictures(path) -> bool:
     return any("binary" in str(f.type) for f in fields)
 
 
-def _below(path) -> list[Path]:
+def _below(path, out=None) -> list[Path]:
     "Tars and tables in the folders below one that has no pictures of its own."
     found = []
     for at, folders, files in os.walk(path):
         folders[:] = sorted(f for f in folders if not is_hidden(f))
+        folders[:] = [f for f in folders if os.path.abspath(os.path.join(at, f)) != out]
         if any(f.lower().endswith(PICTURE_SUFFIXES) and not is_hidden(f) for f in files):
             return []
         found += _ending([Path(at, f) for f in files], ".parquet", *_TARS)
     return found
 
 
-def layout_of(path) -> tuple[str, list[Path]]:
+def layout_of(path, out=None) -> tuple[str, list[Path]]:
     """(shards, parquet or images, its files). Tables without pictures beside tars or pictures, as
-    img2dataset leaves them, are passed over.
+    img2dataset leaves them, are passed over, and so is `out`, a folder in it that is written.
 
     Raises `DataError` if the path is none of them, or several, `LostShard` if one of its shards is
     missing."""
@@ -554,7 +557,7 @@ def layout_of(path) -> tuple[str, list[Path]]:
         raise DataError(f"{path}: no such file or folder")
     here = list(path.iterdir()) if path.is_dir() else [path]
     if path.is_dir() and not _ending(here, ".parquet", *_TARS):
-        here += _below(path)
+        here += _below(path, out and os.path.abspath(out))
     shards = _ending(here, *_TARS)
     tables = list(filter(_with_pictures, _ending(here, ".parquet")))
     pictures = _ending(here, *PICTURE_SUFFIXES) if path.is_dir() else []

@@ -349,9 +349,9 @@ class FolderCaptions:
         tables = sorted(filter(is_table, self.others), key=self._rank)
         for table in tables:
             self._take_table(table)
+        self._take_sidecars()
         if column is not None and not any(column in c for c in self.columns.values()):
             self._no_column()
-        self._take_sidecars()
         self.notes.close()
         if not (self.pictures or self.said):
             self._no_pictures()
@@ -373,7 +373,8 @@ class FolderCaptions:
 
     def _no_column(self):
         known = sorted({c for columns in self.columns.values() for c in columns})
-        have = f"they have {', '.join(known)}" if known else f"there is none of {', '.join(TABLES)}"
+        none = f"there is none of {', '.join(TABLES)} and no .json beside a picture"
+        have = f"they have {', '.join(known)}" if known else none
         raise DataError(f"{self.root}: no table of captions has the column {self.column!r}; {have}")
 
     def _take_table(self, table: str):
@@ -458,6 +459,7 @@ class FolderCaptions:
             if suffix == ".json":
                 said = json.loads(path.read_bytes())
                 said = said if isinstance(said, dict) else dict(captions=said)
+                self.columns.setdefault(".json files", {}).update(dict.fromkeys(said))
                 captions, notes = captions_of(said, self.column)
             elif self.column is not None:
                 return

@@ -6,6 +6,7 @@
 __all__ = ['unpack_samples']
 
 # %% ../../nbs/04_data/unpack.ipynb #5a430003
+import contextlib
 import io
 import json
 import re
@@ -95,14 +96,55 @@ def _stamped(folder) -> dict | None:
         return None
 
 
-def unpack_samples(source, out, caption_column: str | None = None, log=print) -> Path:
+def _first_fields(paths) -> str:
+    "What the first sample of archives says of itself, by the names of its fields."
+    quiet = Damage(log=lambda line: None)
+    for path in paths:
+        if path.suffix.lower() == ".parquet":
+            rows = (row_facts(row) for _, row in parquet_rows([path], quiet))
+        else:
+            files = (entry_files(path, entry) for entry in entries_of(path, quiet))
+            rows = ({**facts_among(f), **f} for f in files)
+        with contextlib.suppress(DataError):
+            for row in rows:
+                return ", ".join(map(str, row))
+    return "nothing"
+
+
+def _check_unpacked(source, folders, column, paths):
+    "Raises `DataError` if no picture came out of archives, or no caption in a `column`."
+    names = [p.name for f in folders for p in f.iterdir() if not p.name.startswith(".")]
+    if not names:
+        raise DataError(f"{source}: no pictures in its archives")
+    if column is not None and not any(n.endswith(".json") for n in names):
+        has = _first_fields(paths)
+        raise DataError(
+            f"{source}: no caption in the column {column!r}; its first sample has {has}"
+        )
+
+
+def _tell_others(source, out, folders, log):
+    "Say which pictures an earlier run unpacked from what is not in the source now."
+    stamps = (p.parent for p in sorted(out.glob(f"*/{_STAMP}")))
+    if others := [p.name for p in stamps if p not in folders]:
+        names = utf8(", ".join(others[:3]) + (", ..." if len(others) > 3 else "")).decode()
+        log(f"{out}: has pictures of archives that {source} has not ({names}); they stay")
+
+
+def unpack_samples(
+    source, out, caption_column: str | None = None, log=print, passed_over=None
+) -> Path:
     """The pictures of tars or parquet files as a folder `out`, in a folder for each file, with
     their captions beside them; what is there already stays. Returns `out`.
 
-    What cannot be read is named through `log`. Raises `DataError` for a source that is neither."""
+    `passed_over`: a folder in `source` that is no part of it. What cannot be read is named through
+    `log`. Raises `DataError` for a source that is neither, holds no pictures or no caption in the
+    column."""
     damage, notes, out, homes = Damage(log=log), Notes(log), Path(out), set()
-    for path in layout_of(source)[1]:
+    paths, folders = layout_of(source, passed_over)[1], []
+    for path in paths:
         folder = out / _file_name(path.name.split(".")[0], homes)
+        folders.append(folder)
         name, size = utf8(path.name).decode(), path.stat().st_size
         stamp = dict(file=name, bytes=size, column=caption_column)
         if _stamped(folder) == stamp:
@@ -112,4 +154,6 @@ def unpack_samples(source, out, caption_column: str | None = None, log=print) ->
             (tmp / _STAMP).write_bytes(json_bytes(stamp))
         log(f"{path}: {n:,} pictures unpacked to {folder}")
     notes.close()
+    _check_unpacked(source, folders, caption_column, paths)
+    _tell_others(source, out, folders, log)
     return out

@@ -136,7 +136,7 @@ _NUMBER = r"\d+(?:\.\d+)?"
 _VALUE = (
     rf"(?P<value>{_NUMBER}\s*(?:/|out of)\s*{_NUMBER}|{_NUMBER}\s?%|{_NUMBER}"
     r"|yes|no|true|false|(?:not (?:fully )?|un)?met|pass(?:ed)?|fail(?:ed)?|one|zero)"
-    r"(?!\w)(?!\.\d)(?!\s*(?:or|and|to|/|-|–)\s*\d)"
+    r"(?!\w)(?!\.\d)(?!\s*(?:or|and|to|/|-|–)\s*\d)(?!\s+(?:if|when|unless|means?)\b)"
 )
 _LABEL = (
     r"score|verdict|answer|rating|mark|result|decision|judge?ment|grade|conclusion|output"
@@ -149,7 +149,7 @@ _SAID = re.compile(
     re.I,
 )
 _GIVEN = re.compile(
-    rf"\b(?:rate|give|score|award)\b[^.:\n]{{0,30}}?\s(?:an?\s+)?{_VALUE}(?<=[\d%])"
+    rf"\b(?:rate|give|score|award)\b[^.:,\d\n]{{0,30}}?\s(?<!not )(?:an?\s+)?{_VALUE}(?<=[\d%])"
     r"(?=\s*(?:[.!]|\n|\Z))",
     re.I,
 )
@@ -160,16 +160,18 @@ _FIRST = re.compile(
     re.I,
 )
 _HEDGED = re.compile(
-    r"\b(?:but|partly|partially|mostly|almost|however|not (?:fully|quite))\b", re.I
+    r"\b(?:but|partly|partially|in part|mostly|almost|nearly|however|not (?:fully|quite))\b", re.I
 )
 _FAILS = re.compile(
-    r"\b(?:not|n['’]t) (?:fully |completely |clearly |entirely )?(?:meet|met|satisf)"
+    r"(?:\bnot|n['’]t) (?:fully |completely |clearly |entirely )?(?:meet|met|satisf)"
     r"|\bfails? to (?:meet|satisfy)|\bonly (?:partly|partially) (?:meet|met)",
     re.I,
 )
 _MEETS = re.compile(
     r"\b(?:meets|satisfies) (?:the|this) criterion|\bcriterion is (?:\w+ )?(?:met|satisfied)", re.I
 )
+_DOUBTED = re.compile(r"\b(?:if|whether|unless)\b", re.I)
+_DENIES = re.compile(r"\b(?:not?|never|hardly|barely|nothing|cannot)\b|n['’]t\b", re.I)
 _YES = set("yes true met pass passed one".split())
 _NO = set("no false unmet fail failed zero".split())
 
@@ -213,6 +215,8 @@ def parse_digit(text: str) -> int | None:
         found = _ALONE.fullmatch(value)
         return _mark(found["value"]) if found else None
     text = re.sub(r"\\boxed\{([^}]*)\}", r"answer: \1", text)
+    text = re.sub(rf"<({_LABEL})>(.*?)</\1>", r"\n\1: \2\n", text, flags=re.S | re.I)
+    text = re.sub("[\ufe0f\u20e3]", "", text)  # of digits drawn as keys
     text = re.sub(r"[*`#>|~$]+|(?<!\w)_+|_+(?!\w)", "", text).strip()
     if found := _ALONE.fullmatch(text):
         return _mark(found["value"])
@@ -235,9 +239,11 @@ def _unlabelled(text: str) -> int | None:
     if lines and (last := _ALONE.fullmatch(lines[-1])):
         votes.append(_mark(last["value"]))
     sentence = re.split(r"(?<=[.!?])\s+", text.strip())[-1]
-    if not re.search(r"\b(?:if|whether|unless)\b", sentence, re.I):
-        fails = bool(_FAILS.search(sentence))
-        if fails or _MEETS.search(sentence):
+    if lines and len(lines) == 1 and (last := _ALONE.fullmatch(sentence)):
+        votes.append(_mark(last["value"]))
+    elif not _DOUBTED.search(sentence):
+        fails, meets = (bool(x.search(sentence)) for x in (_FAILS, _MEETS))
+        if fails or meets and not (_HEDGED.search(sentence) or _DENIES.search(sentence)):
             votes.append(int(not fails))
     return votes[0] if votes and len(set(votes)) == 1 else None
 
