@@ -117,6 +117,8 @@ def _writable(option: str, path, kind: str) -> Path:
         pass  # the latter is told below, by the name of the file in the way
     except (OSError, ValueError) as e:
         why = getattr(e, "strerror", None) or e
+        if isinstance(e, UnicodeEncodeError):
+            why = f"this system has names of files in {e.encoding}; set PYTHONUTF8=1"
         raise ConfigError(f"{option}: {str(path)[:80]!r} cannot be a {kind} ({why})") from e
     if (path.is_dir() or path.is_file()) and path.is_dir() != (kind == "folder"):
         is_a, give = ("folder", "the name of a file") if kind == "file" else ("file", "a folder")

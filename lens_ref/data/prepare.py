@@ -20,7 +20,7 @@ from ..clients.chat import EndpointConfig, EndpointError
 from ..clients.endpoint import Endpoint
 from ..clients.servers import check_servers
 from ..core.config import ConfigError, DataError, nearest
-from ..core.files import atomic_write, json_bytes, utf8
+from ..core.files import atomic_write, json_bytes, json_lines, utf8
 from ..core.pictures import is_hidden, picture_files
 from .captioner import PROMPTS, EndpointCaptioner
 from .duplicates import thumbnail_embedding
@@ -333,16 +333,14 @@ def _against(filters, source, names, log) -> list:
 # %% ../../nbs/04_data/prepare.ipynb #5a420004
 def _why_nothing(out, counts: dict, found: FolderCaptions) -> str:
     "The likely cause of keeping nothing, and what to do."
-    lines = map(json.loads, (Path(out) / "report.jsonl").read_bytes().splitlines())
     most = max(counts["dropped"], key=counts["dropped"].get)
-    line = next(x for x in lines if _why(x) == most)
+    line = next(x for _, x in json_lines(Path(out) / "report.jsonl") if _why(x) == most)
     n, name = counts["dropped"][most], utf8(line["path"]).decode()
     if line["stage"] == "filter" and line["score"] is not None:
-        score, limit = f"{line['score']:g}", f"{line['threshold']:g}"
-        why = f"the filter {most} dropped {n:,} ({name}: {score}, threshold {limit})"
-        option = f"{most}-threshold" if most in MODELS else most
-        if most == "luminance":
-            option = "darkest" if line["score"] < line["threshold"] else "brightest"
+        s, t = line["score"], line["threshold"]
+        why = f"the filter {most} dropped {n:,} ({name}: {s:g}, threshold {t:g})"
+        named = {k: f"{k}-threshold" for k in MODELS}
+        option = (named | dict(luminance="darkest" if s < t else "brightest")).get(most, most)
         return f"{why}; change its threshold (--{option}) or run no filters (--no-filters)"
     reason = utf8(str(line["reason"])).decode()
     if line["stage"] == "read" and "has no caption" in reason:
