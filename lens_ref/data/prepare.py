@@ -36,15 +36,8 @@ from lens_ref.data.filters import (
     run_filters,
 )
 from .names import escaped, seen_as
-from lens_ref.data.plans import (
-    check_shard_plan,
-    forget_shards,
-    in_turn,
-    name_of,
-    read_plan,
-    write_json,
-)
-from .shards import Dropped, layout_of, row_sample, write_shards
+from .plans import check_shard_plan, forget_shards, name_of, read_plan, write_json
+from .shards import Dropped, in_turn, layout_of, row_sample, write_shards
 from .sources import CAPTION_KINDS, FolderCaptions
 from .unpack import unpack_samples
 
