@@ -24,7 +24,7 @@ from lens_ref.pretrain.cost import count_flops
 from lens_ref.data.shards import open_samples
 from lens_ref.data.wording import dense_caption
 from lens_ref.data.drawing import render
-from lens_ref.data.world import SPRITES, sample_scene
+from lens_ref.data.world import ARTWORKS, sample_scene
 from test_scale import ENV
 
 
@@ -102,13 +102,15 @@ def real_pictures(folder):
     from matplotlib.cbook import get_sample_data
 
     sheet, photo, said = (
-        Image.open(data_path("art", "fluent.png")),
+        Image.open(data_path("art", "artwork.png")),
         Image.open(get_sample_data("grace_hopper.jpg")),
         {},
     )
-    for i, name in enumerate(SPRITES):
-        sheet.crop((96 * i, 0, 96 * i + 96, 96)).convert("RGBA").save(folder / f"{name}.png")
-        said[f"{name}.png"] = f"a {name} in soft grey light on a white ground"
+    names = [f"{kind}-{k}" for kind, n in ARTWORKS.items() if kind != "ring" for k in range(n)]
+    for i, name in enumerate(names[:24]):
+        tile = sheet.crop((72 * (i % 12), 72 * (i // 12), 72 * (i % 12) + 72, 72 * (i // 12) + 72))
+        tile.resize((96, 96)).convert("RGBA").save(folder / f"{name}.png")
+        said[f"{name}.png"] = f"a {name[:-2]} in soft grey light on a white ground"
     for i, (x, y) in enumerate(
         [(0, 0), (130, 20), (300, 0), (0, 250), (180, 200), (330, 330), (60, 420), (250, 440)]
     ):
