@@ -334,7 +334,7 @@ def cmd_evaluate(a):
 
 def check_evaluation(a) -> list:
     "The sizes of --sizes, and all that can be wrong with the options before a model is loaded."
-    from lens_ref.data.words import LANGUAGES
+    from lens_ref.data.wording import LANGUAGES
 
     need_positive(a, "per_skill")
     need_seed(a.seed, 2**63 - 1)

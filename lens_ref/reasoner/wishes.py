@@ -16,7 +16,8 @@ import torch
 
 from ..core.config import DataError, nearest
 from ..data.reader import Checker, holds, scene_facts
-from ..data.words import ADJECTIVES, LANGUAGES, NOUNS, NUMBERS, PLURALS, RELATIONS
+from ..data.plain_words import ADJECTIVES, NOUNS, NUMBERS, PLURALS, RELATIONS
+from ..data.wording import LANGUAGES
 from ..data.world import SKILLS, Scene, sample_scene
 from ..pretrain.evaluate import share
 
