@@ -70,8 +70,9 @@ def test_what_a_reader_finds_in_english_is_what_was_noted(kind):
     for wording in WORDINGS:
         for scene, caption in written(kind, wording=wording):
             said, found = set(caption.facts), stated(caption) & set(scene_facts(scene))
+            plain = caption.replace(scene.sign.word, "~") if scene.sign else caption
             things = lambda facts: {f for f in facts if f.what == "object"}
-            assert things(said) == things(stated(caption)), caption
+            assert things(said) == things(stated(plain)), caption
             noted.update(f.what for f in said)
             both.update(f.what for f in said & found)
             read.update(f.what for f in found)

@@ -10,7 +10,14 @@ import random
 
 from ..data.reader import scene_facts
 from ..data.wording import dense_caption
-from ..data.plain_words import NUMBERS, PLACES, PLURALS, RELATIONS, SETTING_NAMES, noun_phrase
+from lens_ref.data.plain_words import (
+    NUMBERS,
+    PLACES,
+    PLURALS,
+    RELATIONS,
+    SETTING_NAMES,
+    noun_phrase,
+)
 from ..data.world import KINDS, SKILLS, Scene, sample_scene
 from .prompts import DIMENSIONS, MOST, RLPrompt, require
 
