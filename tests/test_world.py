@@ -206,7 +206,7 @@ def test_things_lie_inside_the_picture_and_only_close_pairs_touch(trained):
         # Beside a sign two large things may come a little nearer.
         assert close or scene.sign or none_touch(scene.things)
         for t in scene.things:
-            half = extent(t) / 128 - 1e-4
+            half = extent(t) / 128 - 1 / 64  # a pixel at most is moved inside by the drawing
             assert close or (half <= t.x <= 1 - half and half <= t.y <= 1 - half)
             assert t.art < ARTWORKS[t.kind]
         for group in scene.groups.values():
@@ -214,8 +214,7 @@ def test_things_lie_inside_the_picture_and_only_close_pairs_touch(trained):
         if scene.sign:
             top, _, bottom, _ = board_box(scene.sign.place, 64, 64)
             rows = [corner(t, 64, 64) for t in scene.things]
-            # A tall thing may reach a little behind the board.
-            assert all(min(bottom, y + n) - max(top, y) <= 0.25 * n for y, _, n in rows)
+            assert all(y + n <= top or y >= bottom for y, _, n in rows)
 
 
 def test_a_quarter_of_the_groups_have_two_colours():
