@@ -31,7 +31,7 @@ from lens_ref.text.gpt_oss import GptOss, TextConfig
 from lens_ref.text.tokenizer import TextTokenizer
 from lens_ref.vae.autoencoder import ToyVAE
 from lens_ref.data.wording import dense_caption
-from lens_ref.data.words import LANGUAGES
+from lens_ref.data.wording import LANGUAGES
 from lens_ref.data.drawing import render
 from lens_ref.data.world import Scene, Thing, sample_scene
 
