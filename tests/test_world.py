@@ -85,13 +85,13 @@ def test_scenes_are_those_the_shipped_toy_was_trained_on():
     for i in range(200):
         out.append(scene := sample_scene(rng, None if i % 2 else SKILLS[i % len(SKILLS)]))
         out.append(vary(scene, rng))
-    assert fingerprint(out) == "7d7627b5d499b8b3"
+    assert fingerprint(out) == "b27d8490e690bc1b"
 
 
 def test_pictures_are_those_the_shipped_toy_was_trained_on():
     rng, sizes = random.Random(5), [(64, 64), (48, 80), (64, 112), (128, 64), (256, 256)]
     total = sum(int(render(sample_scene(rng), *sizes[i % 5]).sum()) for i in range(50))
-    assert abs(total - 452687178) <= 1e-6 * total
+    assert abs(total - 438719597) <= 1e-6 * total
 
 
 def test_a_scene_has_one_picture():
