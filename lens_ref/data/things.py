@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'SPRITES', 'ARTWORKS', 'UPRIGHT', 'COLORS', 'SIZES', 'RING', 'SETTINGS', 'ROWS', 'COLUMNS', 'LAYOUTS',
            'TRAIN_WORDS', 'TEST_WORDS', 'NEEDED', 'INVERSE', 'Thing', 'extent', 'cell_of', 'place_name', 'spot',
-           'new_thing', 'none_touch', 'arrange', 'arrange_beside_sign']
+           'new_thing', 'none_touch', 'set_out', 'touching', 'arrange', 'arrange_beside_sign']
 
 # %% ../../nbs/04_data/things.ipynb #5b1d0003
 import itertools
@@ -135,28 +135,32 @@ def place_name(x: float, y: float) -> tuple[str, str]:
 _MARGIN = 0.045  # how far a centre keeps from the border between two names of places
 
 
-def _along(third, side, rng):
+def _along(third, side, rng, squeeze):
     "A centre along one axis."
-    half = side / 128
-    starts = (half, _LOW + _MARGIN, _HIGH + _MARGIN)
-    ends = (_LOW - _MARGIN, _HIGH - _MARGIN, 1 - half)
-    return rng.uniform(starts[third], ends[third])
+    half, free = side / 128, 1 - squeeze
+    if third == 1:
+        return rng.uniform(_LOW + _MARGIN, _HIGH - _MARGIN)
+    inwards = rng.uniform(0, free * (_LOW - _MARGIN - half))
+    return half + inwards if third == 0 else 1 - half - inwards
 
 
-def spot(row: int, column: int, side: float, rng) -> tuple[float, float]:
+def spot(row: int, column: int, side: float, rng, squeeze: float = 0.0) -> tuple[float, float]:
     """A centre (x, y) anywhere in a cell that its name allows and where a square of `side` pixels
-    lies in a 64-pixel picture."""
-    x = _along(column, side, rng)
-    return x, _along(row, side, rng)
+    lies in a 64-pixel picture. `squeeze`: 0 to 1; at 1 an outer row or column leaves only the edge
+    of the picture."""
+    x = _along(column, side, rng, squeeze)
+    return x, _along(row, side, rng, squeeze)
 
 
-def new_thing(kind: str, color: str, size: str, rng, cell=None, center=None) -> Thing:
+def new_thing(kind: str, color: str, size: str, rng, cell=None, center=None, squeeze=0.0) -> Thing:
     """A thing whose artwork, mirroring, turn and exact size are drawn from `rng`; its centre is
-    `center` (x, y), or a spot in `cell` (row, column)."""
-    side = RING if kind == "ring" else round(rng.uniform(*SIZES[size]), 1)
-    x, y = center or spot(*cell, side, rng)
+    `center` (x, y), or a spot in `cell` (row, column). `squeeze`: 0 to 1, as for `spot`; at 1 the
+    exact size is the least that the size's name allows."""
+    low, high = SIZES[size]
+    side = RING if kind == "ring" else round(rng.uniform(low, high - squeeze * (high - low)), 1)
+    x, y = center or spot(*cell, side, rng, squeeze)
     art, mirror = rng.randrange(ARTWORKS[kind]), rng.random() < 0.5
-    lean = 4 if kind in UPRIGHT else 20
+    lean = 4 if kind in UPRIGHT else 10
     turn = round(rng.uniform(-lean, lean))
     return Thing(kind, color, size, round(x, 4), round(y, 4), side, art, mirror, turn)
 
@@ -185,6 +189,17 @@ def none_touch(things) -> bool:
             return False
     return True
 
+
+def set_out(what, cells, rng) -> tuple:
+    """Things of `what` ((kind, color, size) each), one in each of the `cells`, none touching
+    another. Where they find no room, they are squeezed bit by bit; in cells that lie two rows or
+    columns apart they then do. In others they may touch."""
+    for i in range(41):
+        things = tuple(new_thing(*w, rng, cell, squeeze=i / 40) for w, cell in zip(what, cells))
+        if none_touch(things):
+            break
+    return things
+
 # %% ../../nbs/04_data/things.ipynb #5b1d0023
 def _groups(counts, rng):
     """(kind, color, size) for each of the things, by groups of the given counts; kinds differ
@@ -204,34 +219,44 @@ def _groups(counts, rng):
 
 def _spread(counts, rng, layout=None):
     "Things for groups of the given counts on one layout, none touching another."
-    cells = list(layout or rng.choice(LAYOUTS[sum(counts)]))
+    cells = list(rng.choice(LAYOUTS[sum(counts)]) if layout is None else layout)
     rng.shuffle(cells)
-    what = _groups(counts, rng)
-    for _ in range(100):
-        things = tuple(new_thing(*w, rng, cell) for w, cell in zip(what, cells))
-        if none_touch(things):
-            return things
-    small = [(kind, color, "small") for kind, color, _ in what]
-    return tuple(new_thing(*w, rng, cell) for w, cell in zip(small, cells))
+    return set_out(_groups(counts, rng), cells, rng)
 
 # %% ../../nbs/04_data/things.ipynb #5b1d0025
-def _inside(rng):
-    (kind, color, _), (_, ring_color, _) = _groups([1, 1], rng)
+def _in_ring(what, rng):
+    "A ring and a thing in it, in the order of `what`."
     x, y = (0.5 + rng.uniform(-8, 8) / 64 for _ in "xy")
     dx, dy = (rng.uniform(-4, 4) / 64 for _ in "xy")
-    ring = new_thing("ring", ring_color, "large", rng, center=(x, y))
-    size = rng.choice(["small", "medium"])
-    return ring, new_thing(kind, color, size, rng, center=(x + dx, y + dy))
+    centers = [(x, y) if kind == "ring" else (x + dx, y + dy) for kind, _, _ in what]
+    return tuple(new_thing(*w, rng, center=center) for w, center in zip(what, centers))
 
 
-def _overlapping(rng):
-    "Two large things; the second, in front, hides about a quarter of the first."
+def _overlapping(what, rng):
+    "Two things; the second, in front, hides about a quarter of the first."
+    a, b = (new_thing(*w, rng, center=(0.5, 0.5)) for w in what)
+    angle, reach = rng.uniform(0, 2 * math.pi), (extent(a) + extent(b)) / 2
+    far = rng.uniform(0.52, 0.64) * reach / 64  # at 0.7 they would no longer overlap by much
+    dx, dy = far * math.cos(angle) / 2, far * math.sin(angle) / 2
+    x, y = (0.5 + rng.uniform(-4, 4) / 64 for _ in "xy")
+    behind = replace(a, x=round(x - dx, 4), y=round(y - dy, 4))
+    return behind, replace(b, x=round(x + dx, 4), y=round(y + dy, 4))
+
+
+def touching(what, rng) -> tuple:
+    """Two things of `what` ((kind, color, size) each): one inside the other if that is a ring, else
+    the second partly in front of the first. Where, and from which side, is drawn from `rng`."""
+    with_ring = any(kind == "ring" for kind, _, _ in what)
+    return _in_ring(what, rng) if with_ring else _overlapping(what, rng)
+
+
+def _pair(ring, rng):
+    "A small or medium thing in a ring, or two large things of which one hides a part of the other."
     (kind_a, color_a, _), (kind_b, color_b, _) = _groups([1, 1], rng)
-    angle, far = rng.uniform(0, 2 * math.pi), rng.uniform(17, 21) / 2
-    dx, dy = far * math.cos(angle) / 64, far * math.sin(angle) / 64
-    x, y = (0.5 + rng.uniform(-5, 5) / 64 for _ in "xy")
-    behind = new_thing(kind_a, color_a, "large", rng, center=(x - dx, y - dy))
-    return behind, new_thing(kind_b, color_b, "large", rng, center=(x + dx, y + dy))
+    if ring:
+        size = rng.choice(["small", "medium"])
+        return touching([("ring", color_a, "large"), (kind_b, color_b, size)], rng)
+    return touching([(kind_a, color_a, "large"), (kind_b, color_b, "large")], rng)
 
 # %% ../../nbs/04_data/things.ipynb #5b1d0027
 _MIXES = [[1, 1], [1, 1, 1], [2, 1], [2, 2], [3, 1], [2, 1, 1], [1, 1, 1, 1]]  # sizes of groups
@@ -248,22 +273,19 @@ def arrange(skill: str, rng) -> tuple:
     if skill == "attribute":
         return _spread(rng.choice(_MIXES), rng)
     if skill == "overlapping":
-        return _overlapping(rng)
-    how = rng.choices([_inside, _overlapping, None], [2, 2, 6])[0]
-    return how(rng) if how else _spread([1, 1], rng, rng.choice(_LINES))
+        return _pair(False, rng)
+    how = rng.choices(["in a ring", "overlapping", "apart"], [2, 2, 6])[0]
+    if how == "apart":
+        return _spread([1, 1], rng, rng.choice(_LINES))
+    return _pair(how == "in a ring", rng)
 
 
 def arrange_beside_sign(place: str, rng) -> tuple:
-    "Up to two things, clear of a board at the 'top' or 'bottom'."
-    middle = (0.68, 0.3)[place == "bottom"]
+    """Up to two things across from a board at the 'top' or 'bottom': in the other outer row, where
+    the largest thing is clear of it."""
+    row = 0 if place == "bottom" else 2
     columns = [[], [1], [0, 2]][rng.choice([0, 1, 1, 2])]
-    what = _groups([1] * len(columns), rng)
-    rng.shuffle(columns)
-    out = []
-    for w, column in zip(what, columns):
-        y = middle + rng.uniform(-3, 3) / 64
-        out.append(replace(new_thing(*w, rng, (1, column)), y=round(y, 4)))
-    return tuple(out)
+    return _spread([1] * len(columns), rng, [(row, column) for column in columns])
 
 # %% ../../nbs/04_data/things.ipynb #5b1d0032
 TRAIN_WORDS = tuple(
@@ -315,6 +337,28 @@ AN HE IS OF OK OX TO US""".split()
 )
 
 # %% ../../nbs/04_data/things.ipynb #5b1d0042
+# The kinds of fact that decide whether a picture passes a test of a skill, as in GenEval.
+NEEDED = {
+    "single": ("object",),
+    "two": ("object",),
+    "counting": ("count",),
+    "colors": ("color",),
+    "position": ("object", "relation"),
+    "attribute": ("object", "color"),
+    "text": ("word",),
+}
+# A relation told from the other side.
+INVERSE = {
+    "left of": "right of",
+    "right of": "left of",
+    "above": "below",
+    "below": "above",
+    "inside": "around",
+    "around": "inside",
+    "overlapping": "overlapping",
+}
+
+# %% ../../nbs/04_data/things.ipynb #b2f32d5f
 # The kinds of fact that decide whether a picture passes a test of a skill, as in GenEval.
 NEEDED = {
     "single": ("object",),

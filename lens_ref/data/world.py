@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CLOSE', 'HELD_OUT_PAIRS', 'HELD_OUT_LAYOUTS', 'SKILLS', 'PARTS', 'Sign', 'Scene', 'unit', 'stretch', 'relation',
            'related_pairs', 'close_together', 'Fact', 'scene_facts', 'signature', 'novelties', 'sample_scene', 'vary',
-           'ARTWORKS', 'COLORS', 'COLUMNS', 'KINDS', 'LAYOUTS', 'RING', 'ROWS', 'SETTINGS', 'SIZES', 'SPRITES',
-           'TEST_WORDS', 'TRAIN_WORDS', 'Thing', 'extent', 'place_name']
+           'ARTWORKS', 'COLORS', 'COLUMNS', 'KINDS', 'LAYOUTS', 'RING', 'ROWS', 'SETTINGS', 'SIZES', 'INVERSE',
+           'NEEDED', 'SPRITES', 'TEST_WORDS', 'TRAIN_WORDS', 'Thing', 'extent', 'place_name']
 
 # %% ../../nbs/04_data/03_world.ipynb #d738a0f7
 import math
@@ -18,8 +18,10 @@ from lens_ref.data.things import (
     ARTWORKS,
     COLORS,
     COLUMNS,
+    INVERSE as INVERSE,
     KINDS,
     LAYOUTS,
+    NEEDED as NEEDED,
     RING,
     ROWS,
     SETTINGS,
@@ -35,11 +37,14 @@ from lens_ref.data.things import (
     new_thing,
     none_touch,
     place_name,
+    set_out,
+    touching,
 )
 
 # Other modules take these from here.
 _all_ = ["ARTWORKS", "COLORS", "COLUMNS", "KINDS", "LAYOUTS", "RING", "ROWS", "SETTINGS", "SIZES"]
-_all_ += ["SPRITES", "TEST_WORDS", "TRAIN_WORDS", "Thing", "extent", "place_name"]
+_all_ += ["INVERSE", "NEEDED", "SPRITES", "TEST_WORDS", "TRAIN_WORDS", "Thing", "extent"]
+_all_ += ["place_name"]
 
 # %% ../../nbs/04_data/03_world.ipynb #41c3c28e
 @dataclass(frozen=True)
@@ -197,7 +202,8 @@ def novelties(scene: Scene) -> set:
     out = set()
     if any((t.kind, t.color) in HELD_OUT_PAIRS for t in scene.things):
         out.add("pair")
-    if tuple(sorted(cell_of(t.x, t.y) for t in scene.things)) in HELD_OUT_LAYOUTS:
+    cells = tuple(sorted(cell_of(t.x, t.y) for t in scene.things))
+    if cells in HELD_OUT_LAYOUTS and not close_together(scene):  # what touches has no layout
         out.add("layout")
     if scene.sign and scene.sign.word not in TRAIN_WORDS:
         out.add("sign")
@@ -216,6 +222,11 @@ PARTS = {
     "signs": ({"sign"}, {"sign", "scene"}),
 }
 
+# How often each comes where no skill is asked for.
+_OFTEN = dict(zip([*SKILLS, "overlapping"], [3, 4, 5, 2, 4, 5, 4, 3]))
+# Skills whose scenes can have what a part asks for; not named: all.
+_SKILLS_OF = {"layouts": ("two", "counting", "attribute"), "signs": ("text",)}
+
 
 def _draw(rng, skill, words):
     setting, backdrop = rng.choice(SETTINGS), rng.randrange(2**31)
@@ -231,35 +242,44 @@ def sample_scene(rng, skill: str | None = None, part: str = "train") -> Scene:
 
     `rng` is a `random.Random`. `part`, one of `PARTS`: 'train' is what training sees, 'test' the
     scenes kept from it, the others what it never meets: pairs of kind and colour, layouts, words.
-    Raises `DataError` for an unknown skill or part, or a part that has no such scenes."""
+    Raises `DataError` for an unknown skill or part, or a skill without scenes in a part."""
     if skill not in (None, *SKILLS):
         raise DataError(f"skill: {skill!r} is unknown; choose one of {', '.join(SKILLS)}")
     if part not in PARTS:
         raise DataError(f"part: {part!r} is unknown; choose one of {', '.join(PARTS)}")
     must, may = PARTS[part]
+    able = _SKILLS_OF.get(part, tuple(_OFTEN))
+    if skill not in (None, *able):
+        have = ", ".join(able)
+        raise DataError(f"skill: {skill!r} has no scenes in part {part!r}; these have: {have}")
     words = TEST_WORDS if part == "signs" else TRAIN_WORDS
-    chosen = skill or rng.choices([*SKILLS, "overlapping"], [3, 4, 5, 2, 4, 5, 4, 3])[0]
-    for _ in range(100_000):
+    chosen = skill or rng.choices(able, [_OFTEN[s] for s in able])[0]
+    while True:  # at least one in 30 will do
         scene = _draw(rng, chosen, words)
         if must <= novelties(scene) <= may:
             return scene
-    raise DataError(f"part: {part!r} has no scenes for skill {chosen!r}; choose another skill")
 
 # %% ../../nbs/04_data/03_world.ipynb #9c3e0014
-def _another(thing, rng, stays):
-    "The same kind, colour and size in the same place, or, if it `stays`, with the same centre."
-    where = dict(center=(thing.x, thing.y)) if stays else dict(cell=cell_of(thing.x, thing.y))
-    return new_thing(thing.kind, thing.color, thing.size, rng, **where)
+def _anew(scene, rng):
+    "The things of a scene with the same kinds, colours, sizes and names of places."
+    what = [(t.kind, t.color, t.size) for t in scene.things]
+    if not close_together(scene):
+        return set_out(what, [cell_of(t.x, t.y) for t in scene.things], rng)
+    if len(what) == 2:
+        return touching(what, rng)
+    return tuple(new_thing(*w, rng, center=(t.x, t.y)) for w, t in zip(what, scene.things))
 
 
 def vary(scene: Scene, rng) -> Scene:
     """The same full description, drawn anew: artworks, mirroring, turns, exact sizes and places,
-    and the backdrop change; kinds, colours, names of sizes and places, setting and sign do not.
-    Things that touch, and those beside a sign, keep their centres."""
-    facts, close = set(scene_facts(scene)), close_together(scene)
+    and the backdrop change; kinds, colours, names of sizes and places, setting and sign do not. A
+    pair that touches moves freely and stays in its relation; more than two things of which some
+    touch keep their centres. What is new to training in it (`novelties`) stays too."""
+    facts, close, new_to_it = set(scene_facts(scene)), close_together(scene), novelties(scene)
     for _ in range(200):
-        things = tuple(_another(t, rng, close or scene.sign) for t in scene.things)
+        things = _anew(scene, rng)
         new = replace(scene, things=things, backdrop=rng.randrange(2**31))
-        if set(scene_facts(new)) == facts and (close or none_touch(things)):
+        same = set(scene_facts(new)) == facts and novelties(new) == new_to_it
+        if same and (close or none_touch(things)):
             return new
     return replace(scene, backdrop=rng.randrange(2**31))
