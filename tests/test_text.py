@@ -422,3 +422,23 @@ def test_the_shipped_reader_gives_the_recorded_features():
     assert mask.sum(1).tolist() == [4, 0]
     found = [x[0].abs().mean().item() for x in text]
     assert found == pytest.approx([1.504168, 1.898067, 6.171324], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.pop("layers"),
+        lambda c: c["model"].update(hiden_size=8),
+        lambda c: c["model"].update(hidden_size="wide"),
+        lambda c: c.update(model=3),
+    ],
+)
+def test_a_damaged_encoder_config_is_named(change, tmp_path):
+    tokenizer = TextTokenizer.train(["a red cat", "a blue dog"] * 20, vocab_size=300, words=290)
+    sizes = TextConfig.toy(tokenizer.vocab_size).replace(num_hidden_layers=2, layer_types=None)
+    TextEncoder(GptOss(sizes), tokenizer, layers=(0, 1)).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    change(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="config.json"):
+        TextEncoder.load(tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lens_ref.core.config import ConfigError
+from lens_ref.core.config import ConfigError, DataError
 from lens_ref.core.files import data_path
 from lens_ref.core.loop import Learner, train
 from lens_ref.pretrain.toy import ToyWorld
@@ -73,3 +73,20 @@ def test_the_shipped_autoencoder_gives_what_it_gave():
     tokens = encode(vae, images)
     assert decode(vae, tokens, (4, 4)).shape == images.shape
     assert psnr(vae, images) == pytest.approx(28.7191, abs=2e-3)
+
+
+def test_autoencoder_names_a_wrong_shape():
+    vae = ToyVAE(width=8).eval()
+    latents = encode(vae, torch.zeros(1, 3, 48, 32))
+    assert decode(vae, latents, (3, 2)).shape == (1, 3, 48, 32)
+    for bad, named in (
+        (torch.zeros(1, 3, 40, 32), "height: 40 .* to 32"),
+        (torch.zeros(1, 3, 32, 8), "width: 8 .* to 16"),
+        (torch.zeros(3, 32, 32), "images"),
+        (torch.zeros(1, 4, 32, 32), "images"),
+    ):
+        with pytest.raises(DataError, match=named):
+            encode(vae, bad)
+    for args in ((latents, (2, 2)), (latents[..., :8], (3, 2))):
+        with pytest.raises(DataError, match="latents"):
+            decode(vae, *args)
