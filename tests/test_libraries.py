@@ -10,7 +10,8 @@ import torch
 
 from lens_ref.core.config import ConfigError, DataError
 from lens_ref.lens.lineage import whole_table
-from lens_ref.pretrain.evaluate import share, table_markdown, wilson
+from lens_ref.pretrain.evaluate import table_markdown
+from lens_ref.pretrain.intervals import share, wilson
 from lens_ref.reasoner.search import paired_bootstrap
 from lens_ref.rl.judges import edit_distance, likeness
 
@@ -30,7 +31,7 @@ def test_the_interval_of_a_share_is_the_same():
             assert new == pytest.approx(old, abs=2e-5) and all(type(x) is float for x in new)
     assert wilson(0.1 * 3 * 10, 10) == wilson(3, 10)  # a mean times a number, rounded by floats
     assert share([True, False]) == dict(score=0.5, n=2, **dict(zip(("low", "high"), wilson(1, 2))))
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match="no pictures"):
         share([])
 
 

@@ -74,7 +74,7 @@ words = ["--model", "data_samples/toy", "--steps", "1", "--out", "cat.png"]
 assert main(["generate", "une image \\u2713 \\u732b", *words]) == 0
 words[-1] = "\\u732b.png"  # no name on a system whose names are in ASCII
 assert main(["generate", "a red cat", *words]) == 2
-words = ["--model", "data_samples/toy", "--per-skill", "1", "--out", "scores.json"]
+words = ["--model", "data_samples/toy", "--per-skill", "1", "--json", "scores.json"]
 assert main(["evaluate", *words]) == 0
 """
 

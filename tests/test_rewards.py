@@ -21,7 +21,7 @@ from lens_ref.cli.main import main
 from lens_ref.core.config import ConfigError, DataError
 from lens_ref.core.pictures import from_uint8
 from lens_ref.clients.endpoint import Endpoint
-from lens_ref.pretrain.evaluate import make_prompts
+from lens_ref.pretrain.splits import split_prompts
 from lens_ref.rl.judges import (
     Combined,
     EndpointJudge,
@@ -80,7 +80,7 @@ def test_toy_prompts_survive_a_file_and_are_fit_for_training(tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 10_000, 10_001])
 def test_prompts_share_no_stream_with_the_evaluation(seed):
-    held_out = {p.scene for s in (10_000, 10_001) for p in make_prompts(100, s)}
+    held_out = {p.scene for sealed in (False, True) for p in split_prompts("dense", 100, 0, sealed)}
     met = held_out & {
         p.scene for p in toy_prompts(1500, seed)
     }  # by chance alone: one object, or a sign by itself

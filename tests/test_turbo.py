@@ -16,12 +16,12 @@ from lens_ref.pretrain import pipeline as pretrain_pipeline
 from lens_ref.turbo import distil as D
 from lens_ref.turbo import stage as T
 from lens_ref.turbo import run as R
-from lens_ref.data.reader import Checker, passes
 from lens_ref.core.config import ConfigError
 from lens_ref.core.files import data_path
 from lens_ref.dit.presets import preset
 from lens_ref.dit.transformer import LensTransformer2DModel, init_weights
-from lens_ref.pretrain.evaluate import generate, make_prompts
+from lens_ref.pretrain.evaluate import generate, grade_all
+from lens_ref.pretrain.splits import split_prompts
 from lens_ref.dit.flow import GaussianMixture, to_x0
 from lens_ref.dit.solvers import guide, sample, sigma_schedule
 from lens_ref.core.parallel import Shard, together
@@ -532,13 +532,11 @@ def test_shipped_student_draws_like_its_teacher_in_a_tenth_of_the_passes():
     assert student.defaults["num_inference_steps"] == 4 and student.defaults["guidance_scale"] == 1
     calls, forward = [], student.transformer.forward
     student.transformer.forward = lambda *a, **k: calls.append(1) or forward(*a, **k)
-    prompts, checker = make_prompts(2, 20_000), Checker()
+    prompts = split_prompts("dense", 2, 20_000)
 
     def good(p, **how):
-        return sum(
-            passes(q.scene, r, q.skill)
-            for q, r in zip(prompts, checker.read(generate(p, [q.text for q in prompts], 0, **how)))
-        )
+        images = generate(p, [q.text for q in prompts], 0, **how)
+        return sum(g["passed"] for g in grade_all(prompts, images))
 
     assert good(student) >= 10 and len(calls) == 4  # of fourteen, in one batch
 
