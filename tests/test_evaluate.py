@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -246,3 +248,25 @@ def test_freedom_of_the_renderer_is_one_and_of_a_constant_drawer_none(name):
         assert abs(own[measure]["score"] - 1) < 0.1
     none = freedom(constant, prompts, **how)
     assert none["pixels"]["score"] == pytest.approx(0, abs=1e-4) and none["facts"]["score"] == 0
+
+
+def test_command_writes_scores_and_compares_to_them(tmp_path, monkeypatch, capsys):
+    from lens_ref.cli.main import main
+    from lens_ref.pretrain.pipeline import LensPipeline
+
+    prompts = split_prompts("brief", 2)
+    right = Studio(prompts, lambda p: p.scene)
+    wrong = Studio(prompts, lambda p: replace(p.scene, things=(), sign=None))
+    monkeypatch.setattr("lens_ref.cli.pretrain.need_model", lambda path: None)
+    words = ["evaluate", "--split", "brief", "--per-skill", "2", "--device", "cpu"]
+    for studio, more in ((wrong, ["--json", "a.json"]), (right, ["--against", "a.json"])):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(LensPipeline, "from_pretrained", lambda *a, **k: studio)
+        monkeypatch.setattr("lens_ref.pretrain.evaluate.shipped_reader", lambda: studio)
+        assert main([*words, *more]) == 0
+    found = json.loads((tmp_path / "a.json").read_text("utf8"))
+    assert found["overall"]["score"] == 0 and set(SKILLS) < set(found) and "commit" in found
+    assert [p["text"] for p in found["prompts"]] == [p.text for p in prompts]
+    assert re.search(r"overall +\| +\+100\.0", capsys.readouterr().out)
+    (tmp_path / "b.json").write_text("[]", "utf8")
+    assert main([*words, "--against", "b.json"]) == 2

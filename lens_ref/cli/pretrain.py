@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMPARISONS', 'cmd_train', 'folder_source', 'score_toy', 'show_folder', 'image_format', 'enlarged', 'check_format',
            'picture_notes', 'write_picture', 'cmd_generate', 'check_picture', 'size_of_file', 'cmd_evaluate',
-           'check_evaluation', 'write_scores', 'cmd_pretrain', 'compare_captions', 'compare_rl', 'compare_turbo',
-           'cmd_ablate']
+           'measure_freedom', 'check_evaluation', 'read_scores', 'write_scores', 'cmd_pretrain', 'compare_captions',
+           'compare_rl', 'compare_turbo', 'cmd_ablate']
 
 # %% ../../nbs/13_cli/pretrain.ipynb #c11d02e3
 import datetime
@@ -25,6 +25,7 @@ from lens_ref.cli.options import (
     need_one_of,
     need_pictures,
     need_positive,
+    need_readable,
     need_seed,
     picture_size,
     print_line,
@@ -96,10 +97,13 @@ def score_toy(pipe, out: Path, per_skill: int):
     from lens_ref.core.files import atomic_write
     from lens_ref.core.pictures import show_images
     from lens_ref.data.wording import brief_caption
-    from lens_ref.pretrain.evaluate import evaluate, table_markdown
+    from lens_ref.pretrain.evaluate import generate, grade_all, summarize, table_markdown
+    from lens_ref.pretrain.splits import split_prompts
     from lens_ref.pretrain.toy import write_lineage
 
-    table, prompts, images, _, _ = evaluate(pipe, per_skill=per_skill)
+    prompts = split_prompts("dense", per_skill)
+    images = generate(pipe, [p.text for p in prompts], progress=print_line)
+    table = summarize(grade_all(prompts, images))
     rounded = lambda row: {k: round(row[k], 3) for k in ("score", "low", "high")}
     scores = {skill: row | rounded(row) for skill, row in table.items()}
     write_lineage(out / "pipeline", scores=scores)
@@ -299,66 +303,119 @@ def size_of_file(a) -> tuple[int, int]:
 @command(
     "evaluate",
     """
-    # 350 pictures, two minutes
+    # 700 pictures of the development set, two minutes
     lens-ref evaluate --model data_samples/toy
-    lens-ref evaluate --model data_samples/toy --style brief --per-skill 10
-    lens-ref evaluate --model data_samples/toy --sizes 64x64,64x48,128x128""",
+    # one step, without guidance, on short prompts; what each prompt got is in the file
+    lens-ref evaluate --model data_samples/toy --split brief --steps 1 --guidance 1 --json one.json
+    # the same prompts again, and the paired difference to that file
+    lens-ref evaluate --model data_samples/toy --split brief --against one.json
+    lens-ref evaluate --model data_samples/toy --sizes 64x64,64x48,128x128
+    # how much the pictures of a prompt vary, as a multiple of what the renderer does
+    lens-ref evaluate --model data_samples/toy --noises 32 --per-skill 5""",
+    old=dict(style="split", out="json"),
     model=("runs/toy/pipeline", "folder of a saved pipeline"),
-    per_skill=(50, "images a skill"),
-    seed=(0, "seed"),
-    style=("dense", "dense or brief prompts"),
-    lang=("en", "en, zh, fr, ja or es"),
+    split=("dense", "which prompts: dense, brief, other, lower, first, pairs, fr, brief_fr, ..."),
+    per_skill=(100, "prompts a skill"),
+    steps=(int, "Euler steps (the checkpoint's own)"),
     guidance=(float, "1 is none (the checkpoint's own)"),
+    seed=(0, "seed of the noise; the prompts are always the same"),
+    sealed=(False, "the test set for numbers in tables, by which nothing may be chosen"),
     sizes=(str, "score these instead of skills, with commas: 64x64,48x80"),
-    out=(str, "write the table to this JSON file as well"),
+    noises=(int, "draw each prompt so many times and measure variety instead"),
+    json=(str, "write scores, settings and what each prompt got to this file"),
+    against=(str, "print the paired difference to such a file, on the same scenes"),
     device=DEVICE,
 )
 def cmd_evaluate(a):
     "Toy GenEval of a trained model."
-    sizes, device = check_evaluation(a), need_device(a.device)
-    from lens_ref.pretrain.evaluate import evaluate, evaluate_sizes, table_markdown
+    (sizes, before), device = check_evaluation(a), need_device(a.device)
+    from lens_ref.pretrain.evaluate import (
+        compare,
+        differences_markdown,
+        evaluate,
+        evaluate_sizes,
+        table_markdown,
+    )
     from lens_ref.pretrain.pipeline import LensPipeline
 
     pipe = LensPipeline.from_pretrained(a.model, device=device)
-    options = dict(
-        per_skill=a.per_skill, seed=a.seed, style=a.style, lang=a.lang, guidance_scale=a.guidance
-    )
-    if sizes:
-        table = evaluate_sizes(pipe, sizes, **options)
+    names = ("split", "per_skill", "steps", "guidance", "seed", "sealed")
+    options = {name: getattr(a, name) for name in names} | dict(progress=print_line)
+    if a.noises:
+        found = measure_freedom(pipe, a)
+    elif sizes:
+        found = dict(table=evaluate_sizes(pipe, sizes, **options))
     else:
-        table = evaluate(pipe, **options)[0]
-    if a.out:
-        write_scores(a.out, table)
-    print(table_markdown(table, "size" if sizes else "skill"))
+        found = evaluate(pipe, keep=True, **options)
+    if a.json:
+        write_scores(a.json, found)
+    if a.noises:
+        print(table_markdown(found, "variety in", "% of the renderer's", "prompts"))
+    else:
+        print(table_markdown(found.get("table", found), "size" if sizes else "skill"))
+    if before:
+        print(differences_markdown(compare(before, found)))
 
 
-def check_evaluation(a) -> list:
-    "The sizes of --sizes, and all that can be wrong with the options before a model is loaded."
-    from lens_ref.data.words import LANGUAGES
+def measure_freedom(pipe, a) -> dict:
+    "Variety of a pipeline's pictures, for the prompts that the options choose."
+    from lens_ref.pretrain.evaluate import generate
+    from lens_ref.pretrain.freedom import freedom
+    from lens_ref.pretrain.splits import split_prompts
 
-    need_positive(a, "per_skill")
-    need_seed(a.seed, 2**63 - 1)
+    prompts = split_prompts(a.split, a.per_skill, sealed=a.sealed)
+    how, first = dict(num_inference_steps=a.steps, guidance_scale=a.guidance), a.seed * len(prompts)
+
+    def draw(texts, seed):
+        if (seed - first) % 10 == 0:
+            print_line(f"prompt {seed - first + 1} of {len(prompts)}")
+        return generate(pipe, texts, seed, **how)
+
+    found = freedom(draw, prompts, a.noises, first)
+    return dict(split=a.split, sealed=a.sealed, per_skill=a.per_skill, seed=a.seed) | found
+
+
+def check_evaluation(a) -> tuple[list, dict | None]:
+    """The sizes of --sizes and the scores of --against, and all that can be wrong with the options
+    before a model is loaded."""
+    from lens_ref.pretrain.splits import SPLITS
+
+    need_positive(a, "per_skill", "steps", "noises")
+    need_seed(a.seed, 2**32)  # each place in the list has a noise of its own
     need_guidance(a.guidance)
-    need_one_of("--style", a.style, ("dense", "brief"))
-    need_one_of("--lang", a.lang, LANGUAGES)
-    if a.style == "brief" and a.lang != "en":
-        raise ConfigError(f"--lang: {a.lang} has no brief prompts; leave out --style or --lang")
+    need_one_of("--split", a.split, SPLITS)
     sizes = [picture_size(s, "--sizes") for s in split_names(a.sizes)]
-    if a.out:
-        need_file("--out", a.out)
+    given = dict(sizes=sizes, noises=a.noises, against=a.against)
+    several = [f"--{name}" for name, value in given.items() if value]
+    if len(several) > 1:
+        raise ConfigError(f"{several[0]}: does not go with {several[1]}; leave one of them out")
+    before = read_scores(a.against) if a.against else None
+    if a.json:
+        need_file("--json", a.json)
     need_model(a.model)
-    return sizes
+    return sizes, before
 
 
-def write_scores(path: str, table: dict):
-    "A table of scores as JSON, with the command, the commit and the date."
+def read_scores(path) -> dict:
+    "What --json wrote. Raises `ConfigError` if it is no such file."
+    try:
+        found = json.loads(need_readable("--against", path).read_text("utf8"))
+    except ValueError as e:
+        raise ConfigError(f"--against: {path}: is no JSON ({e})") from e
+    if not isinstance(found, dict) or "prompts" not in found:
+        raise ConfigError(f"--against: {path}: has no prompts; write it with --json, per skill")
+    return found
+
+
+def write_scores(path: str, found: dict):
+    "What was found as JSON, with the command, the commit and the date."
     from lens_ref.core.files import atomic_write
     from lens_ref.core.runs import command_line, git_commit
 
     today = datetime.date.today().isoformat()
-    found = dict(command=command_line(), commit=git_commit(), date=today, table=table)
+    about = dict(command=command_line(), commit=git_commit(), date=today)
     with atomic_write(path) as tmp:
-        Path(tmp).write_text(json.dumps(found, indent=1), "utf8")
+        Path(tmp).write_text(json.dumps(about | found, indent=1), "utf8")
 
 # %% ../../nbs/13_cli/pretrain.ipynb #5d0c1a10
 @command("pretrain", raw=True)

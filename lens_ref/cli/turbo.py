@@ -72,9 +72,9 @@ def cmd_distill(a):
 # %% ../../nbs/13_cli/turbo.ipynb #c11d0607
 def toy_score(pipe, per_skill: int) -> dict:
     "{skill: share of toy GenEval} with the pipeline's own steps and guidance."
-    from lens_ref.pretrain.evaluate import evaluate
+    from lens_ref.pretrain.evaluate import evaluate, skill_scores
 
-    return {k: round(r["score"], 3) for k, r in evaluate(pipe, per_skill)[0].items()}
+    return skill_scores(evaluate(pipe, per_skill=per_skill), 3)
 
 
 def compare_student(pipe, model, out: Path, per_skill: int):

@@ -20,9 +20,9 @@ from ..core.config import Config, DataError
 from ..core.files import atomic_write, data_path
 from ..core.pictures import show_images
 from ..core.runs import keep_plan
-from ..data.reader import Checker, passes
-from ..pretrain.evaluate import generate, make_prompts, summarize
+from ..pretrain.evaluate import generate, grade_all, summarize
 from ..pretrain.pipeline import LensPipeline
+from ..pretrain.splits import split_prompts
 from ..pretrain.toy import LineageConfig, build, write_lineage
 from ..reasoner.rules import HAND, RulesReasoner
 from ..reasoner.wishes import say_wish
@@ -143,15 +143,14 @@ def columns(made: dict, rewrite=None) -> dict:
 
 def score_column(pipe: LensPipeline, text, per_skill: int, seed: int = 0) -> float:
     "Toy GenEval, overall, of a pipeline whose prompts are `text(prompt)`."
-    prompts = make_prompts(per_skill, 10_000 + seed)
-    readings = Checker().read(generate(pipe, [text(p) for p in prompts], seed))
-    passed = [passes(p.scene, r, p.skill) for p, r in zip(prompts, readings)]
-    return summarize(prompts, passed)["overall"]["score"]
+    prompts = split_prompts("dense", per_skill)
+    images = generate(pipe, [text(p) for p in prompts], seed)
+    return summarize(grade_all(prompts, images))["overall"]["score"]
 
 
 def seconds_each(compared: dict, repeats: int = 5) -> dict:
     "Median seconds for one picture of each, on one thread, in turn: {name: seconds}."
-    threads, prompts = torch.get_num_threads(), make_prompts(1, 77)
+    threads, prompts = torch.get_num_threads(), split_prompts("dense", 1, 77)
     torch.set_num_threads(1)
 
     def timed(pipe, text, i):
@@ -200,7 +199,8 @@ def draw_whole(made: dict, rows: list[dict], rewrite=None, prompts: int = 6, see
     """Figure: a row for each model, a column for each prompt, the same noise in every column.
 
     Scores and seconds stand beneath the first picture of a row."""
-    wanted, compared = make_prompts(1, seed)[:prompts], columns(made, rewrite)
+    wanted = split_prompts("dense", 1, seed)[:prompts]
+    compared = columns(made, rewrite)
     asked = [say_wish(p.scene, p.skill) for p in wanted]
     images, captions = [], []
     for r in rows:

@@ -26,7 +26,7 @@ from ..data.drawing import render
 from ..data.wording import brief_caption, dense_caption
 from ..data.world import sample_scene
 from .caches import CachedData, build_cache
-from .evaluate import evaluate
+from .evaluate import evaluate, skill_scores
 from .pipeline import LensPipeline
 from .step import TrainConfig, pretrain_step
 from .toy import new_transformer
@@ -82,11 +82,7 @@ def caption_cache(out, kind: str, config: AblationConfig, base) -> Path:
 
 def score(pipe, per_skill: int) -> dict:
     "Toy GenEval from dense and from brief prompts: {style: {skill: share}}, 'overall' among them."
-    found = {}
-    for style in ("dense", "brief"):
-        table = evaluate(pipe, per_skill, style=style)[0]
-        found[style] = {skill: round(row["score"], 4) for skill, row in table.items()}
-    return found
+    return {k: skill_scores(evaluate(pipe, k, per_skill)) for k in ("dense", "brief")}
 
 
 def run_config(config: AblationConfig, seed: int) -> TrainConfig:

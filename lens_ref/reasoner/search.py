@@ -22,7 +22,7 @@ from ..core.config import Config, ConfigError, LensError
 from ..core.files import atomic_write, json_bytes, json_lines
 from ..core.runs import keep_plan
 from ..data.world import SKILLS
-from ..pretrain.evaluate import share
+from ..pretrain.intervals import share
 from .propose import Proposal, sum_up
 from .rewriting import Rewrite
 from .wishes import Wish, draw, make_wishes, passed, scores, wish_outcomes

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from ..core.config import DataError, nearest
-from ..data.reader import Checker, holds, scene_facts
+from ..data.reader import holds, shipped_reader
 from ..data.words import ADJECTIVES, LANGUAGES, NOUNS, NUMBERS, PLURALS, RELATIONS
-from ..data.world import SKILLS, Scene, sample_scene
-from ..pretrain.evaluate import share
+from ..data.world import SKILLS, Scene, sample_scene, scene_facts
+from ..pretrain.intervals import share
 
 # %% ../../nbs/10_reasoner/wishes.ipynb #b75b1896
 SAID = {
@@ -250,9 +250,9 @@ def draw(pipe, wishes, texts, batch: int = 35, **kwargs) -> torch.Tensor:
     return torch.cat(images)
 
 
-def wish_outcomes(wishes, images, checker: Checker | None = None) -> list[tuple]:
-    "What holds of each wish, by `outcome`."
-    return [outcome(w, r) for w, r in zip(wishes, (checker or Checker()).read(images))]
+def wish_outcomes(wishes, images, reader=None) -> list[tuple]:
+    "What holds of each wish, by `outcome`; `reader`: of pictures (None: the shipped one)."
+    return [outcome(w, r) for w, r in zip(wishes, (reader or shipped_reader()).read(images))]
 
 
 def passed(outcomes) -> list[int]:

@@ -23,7 +23,7 @@ from ..core.files import atomic_write, data_path
 from ..core.parallel import worker_pool
 from ..core.runs import keep_plan
 from ..data.world import KINDS, SKILLS
-from ..pretrain.evaluate import evaluate
+from ..pretrain.evaluate import evaluate, skill_scores
 from ..pretrain.pipeline import LensPipeline
 from .config import RLConfig
 from .judges import ExactJudge
@@ -95,8 +95,7 @@ class RLAblationConfig(Config):
 
 def unguided(pipe, config: RLAblationConfig, seed: int) -> dict:
     "Toy GenEval without guidance: {skill: share}, 'overall' among them."
-    table = evaluate(pipe, config.per_skill, seed, guidance_scale=1.0)[0]
-    return {k: round(r["score"], 4) for k, r in table.items()}
+    return skill_scores(evaluate(pipe, per_skill=config.per_skill, guidance=1.0, seed=seed))
 
 
 def run_prompt_arm(out, arm: str, seed: int, config: RLAblationConfig, base) -> dict:

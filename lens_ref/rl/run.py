@@ -22,7 +22,7 @@ from ..core.config import ConfigError, DataError
 from ..core.files import atomic_write
 from ..core.parallel import rank, together
 from ..core.runs import command_line, git_commit
-from ..pretrain.evaluate import evaluate, evaluate_sizes, every_fact
+from ..pretrain.evaluate import evaluate, evaluate_sizes, skill_scores
 from ..pretrain.pipeline import LensPipeline
 from ..pretrain.toy import write_lineage
 from .config import RLConfig
@@ -192,20 +192,16 @@ def rl(
     return _save(out, model, run, _how_made(run, start, workers, device))
 
 # %% ../../nbs/09_rl/run.ipynb #eb845820
-def _shares(table: dict) -> dict:
-    return {k: round(r["score"], 3) for k, r in table.items()}
-
-
 def toy_scores(pipe, per_skill: int, sizes=()) -> dict:
     """Toy GenEval without guidance and with the pipeline's own: {setting: {skill: share}}.
 
-    'overall' and 'every fact' (of its scene) are among the skills; of several `sizes` the overall
-    score of each is given as well."""
+    'overall' and 'every fact' (that was stated) are among the skills; of several `sizes` the
+    overall score of each is given as well."""
     out = {}
-    for name, how in (("no guidance", dict(guidance_scale=1.0)), ("guided", {})):
-        table, prompts, _, readings, _ = evaluate(pipe, per_skill, **how)
-        out[name] = _shares(table | {"every fact": every_fact(prompts, readings)})
+    for name, guidance in (("no guidance", 1.0), ("guided", None)):
+        found = evaluate(pipe, per_skill=per_skill, guidance=guidance)
+        out[name] = skill_scores(found, 3) | {"every fact": round(found["all_facts"]["score"], 3)}
     if len(sizes) > 1:
-        by_size = evaluate_sizes(pipe, sizes, per_skill=per_skill, guidance_scale=1.0)
-        out["no guidance, by size"] = _shares(by_size)
+        by_size = evaluate_sizes(pipe, sizes, per_skill=per_skill, guidance=1.0)
+        out["no guidance, by size"] = {k: round(r["score"], 3) for k, r in by_size.items()}
     return out

@@ -99,7 +99,7 @@ def toy_prompts(n: int, seed: int, skills=None) -> list:
     """`n` prompts of the toy world with different texts; `skills` (None: all seven) take turns.
 
     Categories come as often as the world draws their objects, as they did in pre-training. The
-    random stream is none that scenes for training or `evaluate.make_prompts` are drawn from,
+    random stream is none that scenes for training or `split_prompts` are drawn from,
     whatever the seeds. Raises `DataError` for n < 1 or an unknown skill."""
     require(n >= 1, f"n: {n}; write at least one prompt")
     skills, rng, out = tuple(skills or SKILLS), random.Random(f"rl prompts {seed}"), {}

@@ -32,8 +32,9 @@ from ..data.folders import scene_samples
 from ..data.world import COLORS, KINDS, SETTINGS
 from ..dit.flow import interpolate
 from ..dit.solvers import sigma_schedule
-from ..pretrain.evaluate import evaluate, make_prompts
+from ..pretrain.evaluate import generate, grade_all, skill_scores, summarize
 from ..pretrain.pipeline import LensPipeline, draw_noise, velocity_field
+from ..pretrain.splits import split_prompts
 from ..pretrain.step import TrainConfig
 from ..rl.held_out import diversity
 from ..rl.scene_prompts import toy_prompts
@@ -121,9 +122,8 @@ def feature_net(path, steps: int = 600) -> FeatureNet:
 def real_features(net: FeatureNet, per_skill: int, seed: int) -> Tensor:
     """Features of renders that nobody was trained on, of the same mixture of skills as toy
     GenEval's but other scenes: `[7 per_skill, 32]`."""
-    return net.features(
-        from_uint8([render(p.scene) for p in make_prompts(per_skill, 50_000 + seed)])
-    )
+    prompts = split_prompts("dense", per_skill, 50_000 + seed)
+    return net.features(from_uint8([render(p.scene) for p in prompts]))
 
 # %% ../../nbs/11_turbo/findings.ipynb #11c00008
 TEACHERS = {
@@ -297,8 +297,9 @@ def measure_student(
 ) -> dict:
     """Toy GenEval by skill (`scores`), `diversity`, `frechet`, `detail`, and passes of the network
     for a picture (`passes`). `how` goes to the pipeline."""
-    table, _, images, _, _ = evaluate(pipe, config.per_skill, seed, **how)
-    images = images.cpu()
+    asked = split_prompts("dense", config.per_skill)
+    images = generate(pipe, [p.text for p in asked], seed, **how).cpu()
+    table = summarize(grade_all(asked, images))
     prompts, c = [p.text for p in toy_prompts(config.prompts, 10_000 + seed)], config.copies
     latents = torch.cat(
         [
@@ -314,7 +315,7 @@ def measure_student(
     )
     d = pipe.defaults | how
     return dict(
-        scores={k: round(r["score"], 4) for k, r in table.items()},
+        scores=skill_scores(table),
         diversity=round(diversity(latents.unflatten(0, (-1, c))).mean().item(), 4),
         frechet=round(frechet(net.features(images), real), 4),
         detail=round(detail(images), 4),
