@@ -26,7 +26,7 @@ test: $(STAMP)
 
 # Every test file here is quick, and together they reach what each package is needed for.
 LOWEST = .venv-lowest
-LOWEST_TESTS = core dit flow vae text world deltas captions libraries lora pipeline_manners sources
+LOWEST_TESTS = core dit flow vae text world deltas captions wording libraries lora pipeline_manners sources
 lowest: export HF_HUB_OFFLINE = 1
 lowest: export MPLBACKEND = agg
 lowest:

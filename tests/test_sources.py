@@ -13,7 +13,7 @@ from PIL import Image
 
 from lens_ref.core.config import ConfigError, DataError
 from lens_ref.core.files import json_bytes, json_lines
-from lens_ref.data.captioner import Caption, write_metadata
+from lens_ref.data.captioner import CaptionRecord, write_metadata
 from lens_ref.data.filters import Thresholds
 from lens_ref.data.folders import read_metadata
 from lens_ref.data.names import FileNames, seen_as
@@ -780,7 +780,9 @@ def test_lines_of_a_table_are_kept_when_captions_are_written(tmp_path):
     fill(tmp_path, {"d/a.png": picture(1), "b.png": picture(2)})
     rows = [line("d\\a.png", text="old", licence="CC0"), line("d/a.png", text="older", note="n")]
     fill(tmp_path, {"metadata.jsonl": [*rows, line("c.png", text="stays")]})
-    captions = [Caption(str(tmp_path / n), "dense", "text", "new") for n in ("d/a.png", "b.png")]
+    captions = [
+        CaptionRecord(str(tmp_path / n), "dense", "text", "new") for n in ("d/a.png", "b.png")
+    ]
     assert write_metadata(dict(text=captions), tmp_path, tmp_path / "metadata.jsonl") == 2
     assert [row for _, row in json_lines(tmp_path / "metadata.jsonl")] == [
         line("d/a.png", licence="CC0", text="new"),

@@ -14,7 +14,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import binomtest
 
@@ -47,8 +46,9 @@ def sheet(images: list, first: int) -> Image.Image:
 
 
 def write_sheets(images: list, folder, seed: int = 0) -> list:
-    """Contact sheets of pictures in random order, so that neighbours say nothing about one
-    another; the order goes to `key.json`, which labellers do not open. Returns the sheets' paths."""
+    """Contact sheets of pictures [H, W, 3] uint8 in random order, so that neighbours say nothing
+    about one another; the order goes to `key.json`, which labellers do not open. Returns the
+    sheets' paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     order = list(range(len(images)))
@@ -78,7 +78,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Label:
-    "What an eye sees in a picture. `word`: on a sign, '' for none, '?' for one that is not legible."
+    "What an eye sees in a picture. `word`: on a sign, '' for none, '?' for one that is illegible."
 
     things: tuple
     setting: str

@@ -306,6 +306,7 @@ _STYLES = (
     "children's book style",
 )
 
+
 class TaggedEnglish(DenseEnglish):
     "Writes a dense caption as a list of short phrases."
 

@@ -134,7 +134,9 @@ class BriefEnglish(EnglishWriter):
             text = self.frame(self.free("brief where"), slots, near=starts_plural(text))
         if wrapped:
             text = self.frame("brief", {"x": text}, near=starts_plural(text))
-        return EnglishSentence(polished(text), tuple(self.facts), tuple(self.frames), tuple(self.used))
+        return EnglishSentence(
+            polished(text), tuple(self.facts), tuple(self.frames), tuple(self.used)
+        )
 
 # %% ../../nbs/04_data/english_brief.ipynb #d25ed29c
 def _punctuated(text, rng):
@@ -155,7 +157,9 @@ def _fits(text):
     return 2 <= len(text.split()) <= _LONGEST or text.strip("\"'\u201c\u201d") == SIGN_WORD
 
 
-def brief_english(scene, rng, wording: str = "train", skill: str | None = None) -> list[EnglishSentence]:
+def brief_english(
+    scene, rng, wording: str = "train", skill: str | None = None
+) -> list[EnglishSentence]:
     "A brief caption as a list of one sentence."
     for tries in range(40):
         sentence = BriefEnglish(scene, rng, wording, skill, modest=tries > 3).write()

@@ -13,10 +13,10 @@ from .english_words import choice_pools, kept_back
 from .frames import frame_lines
 from .things import SETTINGS
 
-# %% ../../nbs/04_data/english_frames.ipynb #6c4360e7
+# %% ../../nbs/04_data/english_frames.ipynb #0a90c563
 def _compiled(text):
-    """A frame as a list of strings and of (kind, ...) tuples: ('slot', name), ('number', one, many),
-    ('near', one, many)."""
+    """A frame as a list of strings and of (kind, ...) tuples: ('slot', name), ('number', one,
+    many), ('near', one, many)."""
     parts = []
     for piece in re.split(r"(\{\w+\}|\[[^]]*\]|<[^>]*>)", text):
         if piece.startswith("{"):
@@ -28,6 +28,7 @@ def _compiled(text):
             parts.append(piece)
     return parts
 
+
 def frame_id(table: str, text: str) -> str:
     "Name of a frame; frames that differ in punctuation alone share it."
     return f"{table}: {' '.join(re.sub(r'[,.:;()-]', ' ', text).split())}"
@@ -37,6 +38,7 @@ def _weighted(line):
     "'3 text' -> (3, 'text'); without a number the weight is 1."
     weight, _, rest = line.partition(" ")
     return (float(weight), rest) if weight.isdigit() else (1.0, line)
+
 
 def _is_phrase(table):
     return table.startswith(("noun", "colors", "join", "placed", "both", "brief tags"))

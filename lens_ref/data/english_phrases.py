@@ -308,6 +308,7 @@ _MANY = re.compile(
     r"|the letters|([\w-]+ ){1,2}letters)\b"
 )
 
+
 def starts_plural(text: str) -> bool:
     "Is the first thing that a list names plural?"
     return bool(_MANY.match(text))

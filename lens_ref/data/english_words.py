@@ -12,8 +12,9 @@ import itertools
 import re
 import zlib
 
-# %% ../../nbs/04_data/english_words.ipynb #381a385c
-# A meaning and its words. "one=many" gives a english_plural that the rule does not, "word*3" a weight.
+# %% ../../nbs/04_data/english_words.ipynb #8253adc9
+# A meaning and its words. "one=many" gives a plural that the rule does not, "word*3" a
+# weight; a line that is indented goes on with a meaning.
 _NOUNS = """
 astronaut: astronaut, cosmonaut, spaceman=spacemen, space explorer, space traveler
 cat: cat, kitten, kitty, feline, pussycat, tomcat
@@ -56,21 +57,31 @@ medium: medium-sized, medium, mid-sized, average-sized, middle-sized
 large: large, big, huge, giant, enormous
 """
 
-# %% ../../nbs/04_data/english_words.ipynb #216d3a39
+# %% ../../nbs/04_data/english_words.ipynb #834cdd43
 _PLACE_WORDS = """
-top left: in the top left, in the upper left, in the top left corner, at the top left, in the upper left corner, up on the left, in the upper left-hand corner
-top center: at the top, at the top center, in the top middle, up at the top, in the upper middle, at the upper edge
-top right: in the top right, in the upper right, in the top right corner, at the top right, in the upper right corner, up on the right, in the upper right-hand corner
-middle left: on the left, on the left side, at the left, on the left-hand side, in the middle left, at the left edge
+top left: in the top left, in the upper left, in the top left corner, at the top left,
+    in the upper left corner, up on the left, in the upper left-hand corner
+top center: at the top, at the top center, in the top middle, up at the top, in the upper middle,
+    at the upper edge
+top right: in the top right, in the upper right, in the top right corner, at the top right,
+    in the upper right corner, up on the right, in the upper right-hand corner
+middle left: on the left, on the left side, at the left, on the left-hand side, in the middle left,
+    at the left edge
 middle center: in the middle, in the center, at the center, right in the middle, in the very center
-middle right: on the right, on the right side, at the right, on the right-hand side, in the middle right, at the right edge
-bottom left: in the bottom left, in the lower left, in the bottom left corner, at the bottom left, in the lower left corner, down on the left, in the lower left-hand corner
-bottom center: at the bottom, at the bottom center, in the bottom middle, down at the bottom, in the lower middle, at the lower edge
-bottom right: in the bottom right, in the lower right, in the bottom right corner, at the bottom right, in the lower right corner, down on the right, in the lower right-hand corner
+middle right: on the right, on the right side, at the right, on the right-hand side,
+    in the middle right, at the right edge
+bottom left: in the bottom left, in the lower left, in the bottom left corner, at the bottom left,
+    in the lower left corner, down on the left, in the lower left-hand corner
+bottom center: at the bottom, at the bottom center, in the bottom middle, down at the bottom,
+    in the lower middle, at the lower edge
+bottom right: in the bottom right, in the lower right, in the bottom right corner,
+    at the bottom right, in the lower right corner, down on the right,
+    in the lower right-hand corner
 """
 _RELATION_WORDS = """
 left of: to the left of, left of, on the left of, on the left side of, on the left-hand side of
-right of: to the right of, right of, on the right of, on the right side of, on the right-hand side of
+right of: to the right of, right of, on the right of, on the right side of,
+    on the right-hand side of
 above: above, over, higher up than, higher than, further up than
 below: below, under, beneath, underneath, lower down than, further down than
 inside: inside, in, within, in the middle of, enclosed by, surrounded by, framed by
@@ -85,35 +96,52 @@ _COUNT_WORDS = """
 4: four*4, 4*2, a group of four, a quartet of, a set of four
 """
 
-# %% ../../nbs/04_data/english_words.ipynb #c06130bc
+# %% ../../nbs/04_data/english_words.ipynb #9404bba7
 _WHERE_WORDS = """
-meadow: in a meadow, on a meadow, on the grass, in a grassy field, in a green field, on green grass, out on the grass, on a lawn, in the countryside
-beach: on a beach, at the beach, on a sandy beach, by the sea, at the seaside, on the sand, on the shore, on a sandy shore
-snow: in the snow, on the snow, in a snowy landscape, in a snowy field, in a winter landscape, on snowy ground, out in the snow
-night: at night, under a night sky, on a dark night, in the dark, in the dark of night, after dark, by night, under the stars, under a starry sky
-sea: under the sea, underwater, under water, in the sea, on the sea floor, at the bottom of the sea, beneath the waves, deep in the sea
+meadow: in a meadow, on a meadow, on the grass, in a grassy field, in a green field,
+    on green grass, out on the grass, on a lawn, in the countryside
+beach: on a beach, at the beach, on a sandy beach, by the sea, at the seaside, on the sand,
+    on the shore, on a sandy shore
+snow: in the snow, on the snow, in a snowy landscape, in a snowy field, in a winter landscape,
+    on snowy ground, out in the snow
+night: at night, under a night sky, on a dark night, in the dark, in the dark of night, after dark,
+    by night, under the stars, under a starry sky
+sea: under the sea, underwater, under water, in the sea, on the sea floor,
+    at the bottom of the sea, beneath the waves, deep in the sea
 room: in a room, indoors, inside a room, in an indoor room, in an indoor space, within four walls
-city: in a city, in the city, on a city street, in a street, in town, in front of city buildings, downtown, in front of a skyline
-studio: in a studio, against a plain background, on a plain background, in a plain studio, against a gray background, in front of a plain backdrop, in an empty studio
+city: in a city, in the city, on a city street, in a street, in town, in front of city buildings,
+    downtown, in front of a skyline
+studio: in a studio, against a plain background, on a plain background, in a plain studio,
+    against a gray background, in front of a plain backdrop, in an empty studio
 """
 _SCENE_WORDS = """
-meadow: a meadow, a green meadow, a grassy field, a field of grass, a green field under the sky, a grassy meadow, green countryside
-beach: a beach, a sandy beach, a beach with the sea behind it, a sandy shore, a strip of sand by the sea, a seashore, the seaside
-snow: a snowy landscape, a snowy field, a field of snow, snow-covered ground, a winter landscape, a wintry white field
-night: a night sky, a dark night, a starry sky, a dark sky with small stars, a nighttime scene, the dark of night, a night full of stars
-sea: the sea floor, an underwater scene, the bottom of the sea, the deep sea, the underwater world, blue-green water with bubbles
-room: a room, the inside of a room, an indoor room, an indoor space, an interior, a room with a wall and a floor
-city: a city, a city street, a row of gray buildings, a cityscape, a street with tall buildings, a city skyline, a town
-studio: a plain background, a plain gray background, a studio, a bare studio, a neutral backdrop, an empty gray studio
+meadow: a meadow, a green meadow, a grassy field, a field of grass, a green field under the sky,
+    a grassy meadow, green countryside
+beach: a beach, a sandy beach, a beach with the sea behind it, a sandy shore,
+    a strip of sand by the sea, a seashore, the seaside
+snow: a snowy landscape, a snowy field, a field of snow, snow-covered ground, a winter landscape,
+    a wintry white field
+night: a night sky, a dark night, a starry sky, a dark sky with small stars, a nighttime scene,
+    the dark of night, a night full of stars
+sea: the sea floor, an underwater scene, the bottom of the sea, the deep sea, the underwater world,
+    blue-green water with bubbles
+room: a room, the inside of a room, an indoor room, an indoor space, an interior,
+    a room with a wall and a floor
+city: a city, a city street, a row of gray buildings, a cityscape, a street with tall buildings,
+    a city skyline, a town
+studio: a plain background, a plain gray background, a studio, a bare studio, a neutral backdrop,
+    an empty gray studio
 """
 _BACK_WORDS = """
 meadow: a meadow, a green meadow, a grassy field, a field of grass, green grass, a grassy meadow
 beach: a beach, a sandy beach, sand and sea, a sandy shore, a seashore, a beach by the sea
 snow: a snowy landscape, snow, a snowy field, a winter landscape, snow-covered ground
 night: a night sky, a dark sky, a starry sky, a dark night sky, the night sky, the dark of night
-sea: the deep sea, an underwater scene, sea water with bubbles, the underwater world, the depths of the sea
+sea: the deep sea, an underwater scene, sea water with bubbles, the underwater world,
+    the depths of the sea
 room: the wall of a room, a room wall, an indoor wall, the pale wall of a room
-city: a city, a row of gray buildings, city buildings, a city skyline, a cityscape, the buildings of a city
+city: a city, a row of gray buildings, city buildings, a city skyline, a cityscape,
+    the buildings of a city
 studio: a plain gray wall, a plain wall, a bare gray wall, a plain studio wall, a gray studio wall
 """
 _TAG_WORDS = """
@@ -129,12 +157,13 @@ studio: studio, plain background, gray background, plain backdrop, studio backgr
 _SIGN_WORDS = """
 board: sign*4, board, signboard, placard
 top: at the top*2, across the top, along the top, at the top edge, along the upper edge
-bottom: at the bottom*2, across the bottom, along the bottom, at the bottom edge, along the lower edge
+bottom: at the bottom*2, across the bottom, along the bottom, at the bottom edge,
+    along the lower edge
 """
 
-# %% ../../nbs/04_data/english_words.ipynb #4941a386
+# %% ../../nbs/04_data/english_words.ipynb #53909297
 def english_plural(word: str) -> str:
-    "The english_plural of a noun by the rule: cats, kitties, boxes."
+    "The plural of a noun by the rule: cats, kitties, boxes."
     if word.endswith("y") and word[-2] not in "aeiou":
         return word[:-1] + "ies"
     return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
@@ -156,7 +185,7 @@ def kept_back(names: list[str], least: int = 0) -> set:
     number = max(least, round(0.2 * len(names)))
     return set(sorted(names[2:], key=_checksum)[:number])
 
-# %% ../../nbs/04_data/english_words.ipynb #13b20573
+# %% ../../nbs/04_data/english_words.ipynb #2047c862
 class WeightedChoice:
     "Things to choose from with weights; fast to draw from."
 
@@ -171,14 +200,15 @@ class WeightedChoice:
 
 
 def choice_pools(items: list, weights: list, held: list) -> dict:
-    "A `WeightedChoice` for training, for all and for the held-out items only (all the others if none is)."
+    """A `WeightedChoice` for training, for all and for the held-out items only (all the others if
+    none is)."""
     everything = list(zip(items, weights, held))
     train = [e for e in everything if not e[2]]
     back = [e for e in everything if e[2]] or train
     parts = {"train": train, "all": everything, "held out": back}
     return {name: WeightedChoice(*zip(*[e[:2] for e in part])) for name, part in parts.items()}
 
-# %% ../../nbs/04_data/english_words.ipynb #8c033d1d
+# %% ../../nbs/04_data/english_words.ipynb #2b7d9871
 def _entry(text, rank):
     """'mouse=mice*2' -> ('mouse', 'mice', 2.0); without a weight 2 for the first, then 1/2, 1/3
     and so on."""
@@ -188,14 +218,15 @@ def _entry(text, rank):
 
 
 def _read(prefix, table):
-    "{meaning: [(word, english_plural, weight), ...]} of a table."
+    "{meaning: [(word, plural, weight), ...]} of a table."
     out = {}
-    for line in table.strip().split("\n"):
+    for line in re.sub(r"\n +", " ", table.strip()).split("\n"):
         if line:
             meaning, words = line.split(": ")
             entries = [_entry(w, i + 1) for i, w in enumerate(words.split(","))]
             out[prefix + meaning] = entries
     return out
+
 
 _TABLES = {
     "": _NOUNS + _COLOR_WORDS + _SIZE_WORDS + _PLACE_WORDS + _RELATION_WORDS + _COUNT_WORDS,

@@ -137,6 +137,7 @@ bottom: en bas; en bas de l'image; tout en bas; dans le bas de l'image
 _ELIDE = re.compile(r"\b(?:([DdJj]|[Qq]u)e|([Ll])[ea]) (?=[aeiouéèêœ])")
 _JOINED = ((" de les ", " des "), (" de le ", " du "), (" à les ", " aux "), (" à le ", " au "))
 
+
 def _smooth(text: str) -> str:
     "Elisions and contractions: 'le arbre' -> \"l'arbre\", 'de un' -> \"d'un\", 'de le' -> 'du'."
     text = _ELIDE.sub(lambda m: f"{m[1] or m[2]}'", text)

@@ -76,7 +76,7 @@ class RomanceGrammar:
     quotes: tuple
     smooth: Callable
 
-# %% ../../nbs/04_data/romance.ipynb #24b88ba5
+# %% ../../nbs/04_data/romance.ipynb #652d3e84
 def _noun(text):
     word, gender, plural = text.split("|")
     return RomanceNoun(word.lstrip("~"), plural, gender == "f", word.startswith("~"))
@@ -105,8 +105,8 @@ def noun_table(text: str) -> dict:
 
 
 def adjective_table(text: str) -> dict:
-    """{key: [RomanceAdjective, ...]} from lines "green: vert/verte/verts/vertes; vert vif". One form:
-    invariable; two: singular and plural. "<" precedes its noun, "<<" does nothing else."""
+    """{key: [RomanceAdjective, ...]} from lines "green: vert/verte/verts/vertes; vert vif". One
+    form: invariable; two: singular and plural. "<" precedes its noun, "<<" does nothing else."""
     return _table(text, _adjective)
 
 
@@ -129,6 +129,7 @@ def agreed(template: str, form: int) -> str:
 
 
 _WEIGHTS = {n: [sum(1 / (i + 1) for i in range(k + 1)) for k in range(n)] for n in range(1, 12)}
+
 
 def pick_word(words: list, rng):
     "One of the synonyms; the first most often (weights 1, 1/2, 1/3, ...)."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SPRITES', 'ARTWORKS', 'UPRIGHT', 'COLORS', 'SIZES', 'RING', 'SETTINGS', 'ROWS', 'COLUMNS', 'LAYOUTS',
-           'TRAIN_WORDS', 'TEST_WORDS', 'Thing', 'extent', 'cell_of', 'place_name', 'spot', 'new_thing', 'none_touch',
-           'arrange', 'arrange_beside_sign']
+           'TRAIN_WORDS', 'TEST_WORDS', 'NEEDED', 'INVERSE', 'Thing', 'extent', 'cell_of', 'place_name', 'spot',
+           'new_thing', 'none_touch', 'arrange', 'arrange_beside_sign']
 
 # %% ../../nbs/04_data/things.ipynb #5b1d0003
 import itertools
@@ -313,3 +313,25 @@ PUT QUIZ RAMP RAY REST RISE ROSE RUN RYE SAD SAGE SAVE SEE SEED SET SHIP SILK SK
 SURF TAB TENT TOFU TUG VIEW WALL WILD WINE WING WISE WOLF
 AN HE IS OF OK OX TO US""".split()
 )
+
+# %% ../../nbs/04_data/things.ipynb #5b1d0042
+# The kinds of fact that decide whether a picture passes a test of a skill, as in GenEval.
+NEEDED = {
+    "single": ("object",),
+    "two": ("object",),
+    "counting": ("count",),
+    "colors": ("color",),
+    "position": ("object", "relation"),
+    "attribute": ("object", "color"),
+    "text": ("word",),
+}
+# A relation told from the other side.
+INVERSE = {
+    "left of": "right of",
+    "right of": "left of",
+    "above": "below",
+    "below": "above",
+    "inside": "around",
+    "around": "inside",
+    "overlapping": "overlapping",
+}

@@ -69,6 +69,7 @@ def _check(lang, wording):
     if wording not in WORDINGS:
         raise DataError(f"wording: {wording!r} is unknown; choose one of {', '.join(WORDINGS)}")
 
+
 def dense_caption(scene, rng, lang: str = "en", wording: str = "train") -> Caption:
     """A caption of most of the scene.
 

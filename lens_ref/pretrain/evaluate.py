@@ -7,7 +7,6 @@ __all__ = ['failures', 'grade', 'summarize', 'summarize_facts', 'generate', 'gra
            'skill_scores', 'table_markdown', 'prompt_means', 'compare', 'differences_markdown']
 
 # %% ../../nbs/08_pretrain/11_evaluate.ipynb #4df35356
-import functools
 import time
 from statistics import fmean
 

@@ -30,8 +30,7 @@ from ..core.pictures import from_uint8
 from ..core.runs import StopSignal, command_line, git_commit, keep_plan
 from ..data.drawing import render
 from ..data.folders import read_image, read_metadata, scene_samples
-from ..data.wording import alt_text, brief_caption, dense_caption
-from ..data.words import LANGUAGES
+from ..data.wording import LANGUAGES, alt_text, brief_caption, dense_caption
 from ..data.world import sample_scene
 from ..dit.presets import preset
 from ..dit.transformer import LensTransformer2DModel, init_weights

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance.Levenshtein import distance as edit_distance
 
-from ..data.words import ADJECTIVES, LANGUAGES, NOUNS, NUMBERS, PLURALS
+from ..data.plain_words import ADJECTIVES, NOUNS, NUMBERS, PLURALS
+from ..data.wording import LANGUAGES
 from ..data.world import COLORS, KINDS, SETTINGS
 
 # %% ../../nbs/10_reasoner/requests.ipynb #888e01b3

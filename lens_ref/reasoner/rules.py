@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 
 from ..core.config import ConfigError
-from ..data.words import ADJECTIVES, NUMBERS, PLACES, PLURALS, RELATIONS, SETTING_NAMES
+from ..data.plain_words import ADJECTIVES, NUMBERS, PLACES, PLURALS, RELATIONS, SETTING_NAMES
 from ..data.world import COLORS, SIZES
 from .requests import Draft, Group, add_up, amounts, read_request, spell, translate
 from .rewriting import Reasoner
@@ -104,7 +104,7 @@ SENTENCES = {
     ),
     "one": Sentence(
         "A single thing stands {place}.",
-        dict(place=tuple(v[0] for v in PLACES.values())),
+        dict(place=tuple(PLACES.values())),
         ("object", "color"),
     ),
     "two": Sentence("Two things stand {places}.", dict(places=_TWO), ("object", "count", "color")),

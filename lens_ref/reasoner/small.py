@@ -16,7 +16,7 @@ from pathlib import Path
 from ..clients.chat import EndpointConfig
 from ..clients.endpoint import Endpoint
 from ..core.config import ConfigError
-from ..data.words import SETTING_NAMES
+from ..data.plain_words import SETTING_NAMES
 from ..data.world import COLORS, KINDS
 from .models import EndpointReasoner, GptOssReasoner
 from .requests import Draft, Group, first_of_each_kind

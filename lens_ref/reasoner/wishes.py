@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from ..core.config import DataError, nearest
+from ..data.plain_words import ADJECTIVES, NOUNS, NUMBERS, PLURALS, RELATIONS
 from ..data.reader import holds, shipped_reader
-from ..data.words import ADJECTIVES, LANGUAGES, NOUNS, NUMBERS, PLURALS, RELATIONS
+from ..data.wording import LANGUAGES
 from ..data.world import SKILLS, Scene, sample_scene, scene_facts
 from ..pretrain.intervals import share
 

@@ -10,7 +10,14 @@ import random
 
 from ..data.reader import scene_facts
 from ..data.wording import dense_caption
-from ..data.words import NUMBERS, PLACES, PLURALS, RELATIONS, SETTING_NAMES, noun_phrase
+from lens_ref.data.plain_words import (
+    NUMBERS,
+    PLACES,
+    PLURALS,
+    RELATIONS,
+    SETTING_NAMES,
+    noun_phrase,
+)
 from ..data.world import KINDS, SKILLS, Scene, sample_scene
 from .prompts import DIMENSIONS, MOST, RLPrompt, require
 
@@ -34,7 +41,7 @@ _SAID = {  # sort of fact: name of the criterion, what it is about, its explanat
     "count": ("Count", "{0}", _exactly),
     "color": ("Colour", "{0}", lambda k, c: f"Every {k} is {c}."),
     "size": ("Size", "{0}", _every_size),
-    "place": ("Place", "{0}", lambda k, *p: f"The {k} is {PLACES[p][0]}."),
+    "place": ("Place", "{0}", lambda k, *p: f"The {k} is {PLACES[p]}."),
     "relation": ("Relation", "{0}, {2}", lambda a, r, b: f"The {a} is {RELATIONS[r][0]} the {b}."),
     "setting": ("Setting", "", lambda s: f"The background is {SETTING_NAMES[s][0]}."),
     "word": ("Text", "", lambda w: f'The sign reads "{w}", letter for letter.'),
