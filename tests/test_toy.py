@@ -1,4 +1,4 @@
-"""The toy from the outside: bad input is named, a saved pipeline is the same pipeline, the checker
+"""The toy from the outside: bad input is named, a saved pipeline is the same pipeline, the reader
 sees planted errors."""
 
 import io
@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from lens_ref.data.reader import Checker, Fact, error_rates, scene_facts, holds
+from lens_ref.data.reader import holds, shipped_reader
 from lens_ref.cli.main import main
 from lens_ref.core.config import CheckpointError, ConfigError, DataError
 from lens_ref.core.files import data_path
+from lens_ref.core.pictures import from_uint8
 from lens_ref.data.folders import read_metadata
 from lens_ref.pretrain.caches import CachedData
 from lens_ref.dit.presets import preset
@@ -30,10 +31,9 @@ from lens_ref.text.encoders import TextEncoder
 from lens_ref.text.gpt_oss import GptOss, TextConfig
 from lens_ref.text.tokenizer import TextTokenizer
 from lens_ref.vae.autoencoder import ToyVAE
-from lens_ref.data.wording import dense_caption
-from lens_ref.data.words import LANGUAGES
+from lens_ref.data.wording import LANGUAGES, dense_caption
 from lens_ref.data.drawing import render
-from lens_ref.data.world import Scene, Thing, sample_scene
+from lens_ref.data.world import Fact, Scene, Thing, sample_scene, scene_facts
 
 
 @pytest.fixture(scope="module")
@@ -349,8 +349,8 @@ def test_unreadable_picture_stops_before_training(tmp_path, capsys):
     )
 
 
-def test_checker_sees_planted_errors():
-    rng, checker = random.Random(5), Checker()
+def test_reader_sees_planted_errors():
+    rng = random.Random(5)
     scenes = [sample_scene(rng, "attribute") for _ in range(6)]
     wrong = [
         replace(
@@ -361,22 +361,23 @@ def test_checker_sees_planted_errors():
         )
         for s in scenes
     ]
-    readings = checker.read([render(s) for s in wrong])
+    readings = shipped_reader().read(from_uint8([render(s) for s in wrong]))
     for s, r in zip(scenes, readings):
         assert not any(holds(f, r) for f in scene_facts(s) if f.what == "color")
-        assert all(holds(f, r) for f in scene_facts(s) if f.what in ("object", "count"))
+        assert all(holds(f, r) for f in scene_facts(s) if f.what == "object")
 
 
-def test_checker_reads_other_sizes_and_an_empty_scene():
-    empty = Scene((), "beach")
-    assert Checker().read([render(empty)])[0].things == ()
+def test_reader_reads_other_sizes_and_an_empty_scene():
+    read = shipped_reader().read
+    assert read(from_uint8([render(Scene((), "beach"))]))[0].things == ()
     s = Scene(
         (Thing("cat", "red", "large", 0.25, 0.5), Thing("bell", "blue", "large", 0.75, 0.5)), "snow"
     )
     for size in ((64, 128), (96, 96)):
-        assert error_rates([s], Checker().read([render(s, *size)]))["all"][0] == 0
+        (reading,) = read(from_uint8([render(s, *size)]))
+        assert all(holds(f, reading) for f in scene_facts(s))
     with pytest.raises(DataError, match="'mood' is unknown"):
-        holds(Fact("mood", ("happy",)), Checker().read([render(empty)])[0])
+        holds(Fact("mood", ("happy",)), reading)
 
 
 def test_every_batch_order_is_its_own_step():

@@ -8,7 +8,6 @@ __all__ = ['scene_criteria', 'toy_rubric', 'toy_prompts']
 # %% ../../nbs/09_rl/scene_prompts.ipynb #eb567235
 import random
 
-from ..data.reader import scene_facts
 from ..data.wording import dense_caption
 from lens_ref.data.plain_words import (
     NUMBERS,
@@ -18,7 +17,7 @@ from lens_ref.data.plain_words import (
     SETTING_NAMES,
     noun_phrase,
 )
-from ..data.world import KINDS, SKILLS, Scene, sample_scene
+from ..data.world import KINDS, SKILLS, Scene, sample_scene, scene_facts
 from .prompts import DIMENSIONS, MOST, RLPrompt, require
 
 # %% ../../nbs/09_rl/scene_prompts.ipynb #27fb6d3a
