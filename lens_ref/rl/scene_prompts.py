@@ -25,10 +25,20 @@ def _a(word):
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
-def _exactly(kind, n):
+def _plural(kind):
+    return PLURALS.get(kind) or kind + "s"
+
+
+def _exactly(kind, n, color=""):
     if n == 1:
-        return f"There is exactly one {kind}."
-    return f"There are exactly {NUMBERS['en'][n]} {PLURALS.get(kind) or kind + 's'}."
+        return f"There is exactly one {color} {kind}.".replace("  ", " ")
+    return f"There are exactly {NUMBERS['en'][n]} {color} {_plural(kind)}.".replace("  ", " ")
+
+
+def _every_color(kind, color, *others):
+    if others:
+        return f"Some {_plural(kind)} are {color} and the others {' or '.join(others)}."
+    return f"Every {kind} is {color}."
 
 
 def _every_size(kind, size):
@@ -38,7 +48,7 @@ def _every_size(kind, size):
 _SAID = {  # sort of fact: name of the criterion, what it is about, its explanation
     "object": ("Presence", "{0}", lambda k: f"There is {_a(k)}."),
     "count": ("Count", "{0}", _exactly),
-    "color": ("Colour", "{0}", lambda k, c: f"Every {k} is {c}."),
+    "color": ("Colour", "{0}", _every_color),
     "size": ("Size", "{0}", _every_size),
     "place": ("Place", "{0}", lambda k, *p: f"The {k} is {PLACES[p]}."),
     "relation": ("Relation", "{0}, {2}", lambda a, r, b: f"The {a} is {RELATIONS[r][0]} the {b}."),
@@ -52,6 +62,8 @@ _TOGETHER = ("size", "place", "relation", "object", "count", "color")
 
 def _named(group) -> str:
     name, about, _ = _SAID[group[0].what]
+    if group[0].what == "count" and len(group[0].args) == 3:
+        about = "{2} {0}"  # of one colour
     about = "all" if len(group) > 1 else about.format(*group[0].args)
     return f"{name} ({about})" if about else name
 
