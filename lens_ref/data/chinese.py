@@ -7,7 +7,8 @@ __all__ = ['Chinese', 'dense_chinese', 'brief_chinese']
 
 # %% ../../nbs/04_data/chinese.ipynb #92ac36a7
 from .telling import Telling, brief_parts, dense_sentences
-from .world import INVERSE, place_name
+from .things import INVERSE
+from .world import place_name
 
 # %% ../../nbs/04_data/chinese.ipynb #78c8ec5a
 _NOUNS = {  # kind: ((name, counters), ...)

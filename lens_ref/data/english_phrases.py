@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from .english_frames import fill_frame, frame_pools, phrase_tables
 from .english_words import ENGLISH_PLURALS, WORD_POOLS, with_article
-from .world import INVERSE, Fact, place_name, related_pairs
+from .things import INVERSE
+from .world import Fact, place_name, related_pairs
 
 # %% ../../nbs/04_data/english_phrases.ipynb #abcd3344
 SIGN_WORD = "\ue000"  # stands for the word on a sign until letter case is settled

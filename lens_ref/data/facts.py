@@ -11,7 +11,8 @@ from collections import Counter
 from typing import NamedTuple
 
 from .english_words import ENGLISH_WORDS
-from .world import COLORS, INVERSE, KINDS, ROWS, SETTINGS, SIZES, Fact, scene_facts
+from .things import INVERSE
+from .world import COLORS, KINDS, ROWS, SETTINGS, SIZES, Fact, scene_facts
 
 # %% ../../nbs/04_data/facts.ipynb #02009790
 class Token(NamedTuple):

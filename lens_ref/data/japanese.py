@@ -7,7 +7,8 @@ __all__ = ['Japanese', 'dense_japanese', 'brief_japanese']
 
 # %% ../../nbs/04_data/japanese.ipynb #81c829ae
 from .telling import Telling, brief_parts, dense_sentences
-from .world import INVERSE, place_name
+from .things import INVERSE
+from .world import place_name
 
 # %% ../../nbs/04_data/japanese.ipynb #f51e689b
 _NOUNS = {  # kind: ((name, counters), ...)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Callable, NamedTuple
 
 from .frames import named_frames
-from .world import INVERSE, ROWS, Fact, close_together, place_name, related_pairs
+from .things import INVERSE
+from .world import ROWS, Fact, close_together, place_name, related_pairs
 
 # %% ../../nbs/04_data/romance.ipynb #d7301614
 MS, FS, MP, FP = range(4)  # masculine and feminine, singular and plural: the form of a phrase

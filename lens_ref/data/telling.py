@@ -10,7 +10,8 @@ from itertools import accumulate
 
 from ..core.config import DataError
 from .frames import named_frames
-from .world import INVERSE, NEEDED, Fact, close_together, place_name
+from .things import INVERSE, NEEDED
+from .world import Fact, close_together, place_name
 from .world import related_pairs, scene_facts
 
 # %% ../../nbs/04_data/telling.ipynb #37cecc3b

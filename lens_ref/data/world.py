@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CLOSE', 'HELD_OUT_PAIRS', 'HELD_OUT_LAYOUTS', 'SKILLS', 'PARTS', 'Sign', 'Scene', 'unit', 'stretch', 'relation',
            'related_pairs', 'close_together', 'Fact', 'scene_facts', 'signature', 'novelties', 'sample_scene', 'vary',
-           'ARTWORKS', 'COLORS', 'COLUMNS', 'KINDS', 'LAYOUTS', 'RING', 'ROWS', 'SETTINGS', 'SIZES', 'INVERSE',
-           'NEEDED', 'SPRITES', 'TEST_WORDS', 'TRAIN_WORDS', 'Thing', 'extent', 'place_name']
+           'ARTWORKS', 'COLORS', 'COLUMNS', 'KINDS', 'LAYOUTS', 'RING', 'ROWS', 'SETTINGS', 'SIZES', 'SPRITES',
+           'TEST_WORDS', 'TRAIN_WORDS', 'Thing', 'extent', 'place_name']
 
 # %% ../../nbs/04_data/03_world.ipynb #d738a0f7
 import math
@@ -18,10 +18,8 @@ from lens_ref.data.things import (
     ARTWORKS,
     COLORS,
     COLUMNS,
-    INVERSE,
     KINDS,
     LAYOUTS,
-    NEEDED,
     RING,
     ROWS,
     SETTINGS,
@@ -41,8 +39,7 @@ from lens_ref.data.things import (
 
 # Other modules take these from here.
 _all_ = ["ARTWORKS", "COLORS", "COLUMNS", "KINDS", "LAYOUTS", "RING", "ROWS", "SETTINGS", "SIZES"]
-_all_ += ["INVERSE", "NEEDED", "SPRITES", "TEST_WORDS", "TRAIN_WORDS", "Thing", "extent"]
-_all_ += ["place_name"]
+_all_ += ["SPRITES", "TEST_WORDS", "TRAIN_WORDS", "Thing", "extent", "place_name"]
 
 # %% ../../nbs/04_data/03_world.ipynb #41c3c28e
 @dataclass(frozen=True)
