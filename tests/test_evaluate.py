@@ -12,7 +12,8 @@ from scipy.stats import norm
 
 from lens_ref.core.config import DataError
 from lens_ref.data.reader import Reading
-from lens_ref.data.world import NEEDED, SKILLS, Fact, novelties, sample_scene, scene_facts
+from lens_ref.data.things import NEEDED
+from lens_ref.data.world import SKILLS, Fact, novelties, sample_scene, scene_facts
 from lens_ref.pretrain.evaluate import compare, evaluate, generate, grade, prompt_means, summarize
 from lens_ref.pretrain.freedom import disagreement, free_facts, freedom, renders, vary_stated
 from lens_ref.pretrain.intervals import paired, ratio, share

@@ -22,10 +22,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..core.config import DataError
 from ..core.files import data_path
 from .drawing import board_box
+from .things import NEEDED
 from lens_ref.data.world import (
     ARTWORKS,
     COLORS,
-    NEEDED,
     RING,
     SETTINGS,
     SPRITES,

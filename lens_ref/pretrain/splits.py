@@ -11,12 +11,11 @@ import re
 from dataclasses import dataclass, replace
 
 from ..core.config import DataError
-from ..data.things import LAYOUTS, TEST_WORDS, none_touch, spot
+from ..data.things import LAYOUTS, NEEDED, TEST_WORDS, none_touch, spot
 from ..data.wording import LANGUAGES, brief_caption, dense_caption, first_sentence
 from lens_ref.data.world import (
     HELD_OUT_LAYOUTS,
     HELD_OUT_PAIRS,
-    NEEDED,
     SKILLS,
     Scene,
     close_together,
