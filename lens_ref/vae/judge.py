@@ -86,6 +86,7 @@ def fact_maps(scene, height: int = 64, width: int = 64) -> tuple[Tensor, Tensor]
 
 def fact_labels(scenes) -> dict:
     "dict(kinds and colors, long [N, 8, 8], setting long [N]) of scenes drawn at 64 by 64."
+    scenes = list(scenes)
     kinds, colors = zip(*map(fact_maps, scenes))
     setting = torch.tensor([SETTINGS.index(s.setting) for s in scenes])
     return dict(kinds=torch.stack(kinds), colors=torch.stack(colors), setting=setting)
