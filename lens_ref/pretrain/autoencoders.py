@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from ..core.config import Config
-from ..core.files import atomic_folder, data_path, load_tensors, save_tensors
+from ..core.files import atomic_folder, load_tensors, save_tensors
 from ..core.loop import Learner, train
 from ..core.muon import muon_optimiser
 from ..core.parallel import worker_pool
 from ..core.runs import keep_plan
 from ..data.plans import read_plan, write_json
-from ..data.reader import Reader, passes
+from ..data.reader import passes, shipped_reader
 from ..data.world import SKILLS, sample_scene, scene_facts
 from ..dit.presets import DiTConfig, preset
 from ..dit.solvers import sample, sigma_schedule
@@ -78,7 +78,7 @@ class VAEAblationConfig(Config):
     arms: tuple[str, ...] = tuple(VAE_ARMS)
     seeds: int = 3
     pictures: int = 20_000  # of 64 by 64 pixels, the same for all
-    held_out: int = 512
+    held_out: int = 2048
     fact_steps: int = 2000  # of the network that knows the facts
     vae_steps: int = 1500
     vae_width: int = 32
@@ -137,8 +137,7 @@ class FactExam:
         self.skills = [skill for skill in SKILLS for _ in range(per_skill)]
         rngs = [random.Random(f"exam {i}") for i in range(len(self.skills))]
         self.scenes = [sample_scene(rng, k, "test") for rng, k in zip(rngs, self.skills)]
-        path = data_path("reader", "reader.safetensors")
-        self.reader = reader if reader is not None else Reader.load(path)
+        self.reader = shipped_reader() if reader is None else reader
 
     def grade(self, images: Tensor) -> list[float]:
         "1 for a picture on which each fact of its skill holds, else 0; images of all scenes."
@@ -326,7 +325,8 @@ def arm_curve(arm: Arm, seed: int, vae: ToyVAE, out: Path, config, exam, log=pri
             with learner.ema.applied(model):
                 grades = arm_grades(model, vae, exam, config, seed)
             row = dict(step=state.step, cost=state.step / steps, score=fmean(grades))
-            rows[state.step] = row | dict(loss=learner.history[-1]["loss"])
+            recent = [r["loss"] for r in learner.history[-20:]] or [state.loss]
+            rows[state.step] = row | dict(loss=fmean(recent))
             log(f"{arm.name} {seed}  step {state.step}/{steps}  score {row['score']:.3f}")
             found = dict(arm=arm.name, seed=seed, rows=list(rows.values()), grades=grades)
             write_json(path, found | dict(done=state.step == steps))

@@ -41,9 +41,9 @@ def facts_in_latents(z: Tensor, kinds: Tensor) -> float:
 
     z [N, c, h, w], kinds long [N, h, w]; on the half that the map was not fitted on."""
     around = F.unfold(z, 3, padding=1).mT.double()  # [N, h * w, 9 c]
-    x = torch.cat([around, torch.ones_like(around[..., :1])], -1)
-    y = F.one_hot(kinds.flatten(1), len(CELL_NAMES)).double()
-    y[..., 0] = 0.0  # "nothing" is no answer, so it must not win
+    seen = (kinds.flatten(1) > 0)[..., None]  # zeros elsewhere: what shows nothing has no say
+    x = torch.cat([around, torch.ones_like(around[..., :1])], -1) * seen
+    y = F.one_hot(kinds.flatten(1), len(CELL_NAMES)).double() * seen
     guess, truth = _fitted(x, y)
     seen = truth.sum(1) > 0
     return (guess[seen].argmax(1) == truth[seen].argmax(1)).double().mean().item()
