@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMPARISONS', 'cmd_train', 'folder_source', 'score_toy', 'show_folder', 'image_format', 'enlarged', 'check_format',
            'picture_notes', 'write_picture', 'cmd_generate', 'check_picture', 'size_of_file', 'cmd_evaluate',
-           'check_evaluation', 'write_scores', 'cmd_pretrain', 'compare_captions', 'compare_rl', 'compare_turbo',
-           'cmd_ablate']
+           'check_evaluation', 'write_scores', 'cmd_pretrain', 'compare_captions', 'compare_vae', 'compare_rl',
+           'compare_turbo', 'cmd_ablate']
 
 # %% ../../nbs/13_cli/pretrain.ipynb #c11d02e3
 import datetime
@@ -376,6 +376,24 @@ def compare_captions(out: Path, given: dict, model: str | None):
     return draw_curves(ablate_captions(out, config, model, print_line), config.batch_size)
 
 
+def compare_vae(out: Path, given: dict, model: str | None):
+    from lens_ref.pretrain.autoencoders import (
+        VAEAblationConfig,
+        ablate_vae,
+        draw_vae,
+        score_predictors,
+        vae_table,
+    )
+
+    if model:
+        raise ConfigError("--model: ablate vae trains all it compares; leave it out")
+    result = ablate_vae(out, VAEAblationConfig.from_dict(given), log=print_line)
+    print(vae_table(result))
+    ranks = ", ".join(f"{name} {r:+.2f}" for name, r in score_predictors(result).items())
+    print(f"rank correlation of each measure with the score: {ranks}")
+    return draw_vae(result)
+
+
 def compare_rl(out: Path, given: dict, model: str | None):
     from lens_ref.rl.findings import RLAblationConfig, ablate_rl, draw_race, rl_table
 
@@ -394,7 +412,7 @@ def compare_turbo(out: Path, given: dict, model: str | None):
     return draw_turbo(rows)
 
 # %% ../../nbs/13_cli/pretrain.ipynb #5d0c1a12
-COMPARISONS = dict(captions=compare_captions, rl=compare_rl, turbo=compare_turbo)
+COMPARISONS = dict(captions=compare_captions, vae=compare_vae, rl=compare_rl, turbo=compare_turbo)
 
 
 @command(
@@ -402,19 +420,22 @@ COMPARISONS = dict(captions=compare_captions, rl=compare_rl, turbo=compare_turbo
     """
     # nine runs of 120,000 pictures, an hour on two cores; goes on where it stopped
     lens-ref ablate captions --out runs/captions
+    # eight autoencoders and a transformer on each, three seeds
+    lens-ref ablate vae --out runs/vae
     # 21 runs, an hour on two cores
     lens-ref ablate rl --model FOLDER
     # what each term of the distillation is worth
     lens-ref ablate turbo""",
     settings=dict(
         captions=(Fields("lens_ref.pretrain.findings", "AblationConfig"),),
+        vae=(Fields("lens_ref.pretrain.autoencoders", "VAEAblationConfig"),),
         rl=(Fields("lens_ref.rl.findings", "RLAblationConfig"),),
         turbo=(Fields("lens_ref.turbo.findings", "TurboAblationConfig"),),
     ),
     what=(tuple(COMPARISONS), "what to compare"),
     out=(
         str,
-        "folder; a stopped run goes on from it (runs/captions, runs/rl or runs/turbo-ablation)",
+        "folder; a stopped run goes on from it (runs/captions, vae, rl or turbo-ablation)",
     ),
     model=(
         str,
@@ -423,10 +444,11 @@ COMPARISONS = dict(captions=compare_captions, rl=compare_rl, turbo=compare_turbo
     ),
 )
 def cmd_ablate(a):
-    """Compare from the same seeds: captions, reinforcement learning or distillation.
+    """Compare from the same seeds: captions, autoencoders, reinforcement learning or distillation.
 
-    `captions`: dense, brief and mixed, scored along the way. `rl`: sets of prompts, and NFT against
-    Flow-GRPO. `turbo`: the terms of the distillation. Draws the curves.
+    `captions`: dense, brief and mixed, scored along the way. `vae`: autoencoders, by
+    the transformers trained on them. `rl`: sets of prompts, and NFT against Flow-GRPO. `turbo`: the
+    terms of the distillation. Draws the curves.
 
     Each has settings of its own: `lens-ref ablate rl --help` shows those of `rl`. All go on where
     they stopped."""

@@ -64,8 +64,8 @@ class DiTConfig(Config):
 # %% ../../nbs/07_dit/presets.ipynb #45393c41
 DIT_PRESETS = {
     "toy": dict(
-        in_channels=32,
-        out_channels=8,
+        in_channels=64,
+        out_channels=16,
         num_layers=5,
         attention_head_dim=32,
         num_attention_heads=4,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ResBlock', 'make_encoder', 'make_decoder', 'ToyVAE', 'patchify', 'unpatchify', 'encode', 'decode', 'edges',
-           'decibels', 'vae_loss', 'vae_step', 'vae_config', 'ImageBatches', 'fit_statistics', 'psnr']
+           'decibels', 'picture_loss', 'vae_loss', 'vae_step', 'vae_config', 'pixel_ends', 'kernels_but',
+           'vae_optimiser', 'ImageBatches', 'fit_statistics', 'psnr']
 
 # %% ../../nbs/05_vae/05_autoencoder.ipynb #aceaa29a
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from ..core.config import DataError
 from ..core.loop import LoopConfig
+from ..core.muon import Muon, muon_optimiser
 
 # %% ../../nbs/05_vae/05_autoencoder.ipynb #e1382bed
 def _half_block(channels):
@@ -86,7 +88,7 @@ class ToyVAE(ModelMixin, ConfigMixin):
     x [B, 3, H, W] in [-1, 1]; z [B, latent_channels, H/8, W/8]."""
 
     @register_to_config
-    def __init__(self, latent_channels: int = 8, width: int = 32, batch_norm_eps: float = 1e-4):
+    def __init__(self, latent_channels: int = 16, width: int = 32, batch_norm_eps: float = 1e-4):
         super().__init__()
         self.encoder = make_encoder(width, latent_channels)
         self.decoder = make_decoder(width, latent_channels)
@@ -169,6 +171,12 @@ def decibels(images: Tensor, originals: Tensor) -> Tensor:
     return 10 * torch.log10(4 / F.mse_loss(images, originals))
 
 
+def picture_loss(y: Tensor, images: Tensor) -> Tensor:
+    "How far pictures [B, 3, H, W] are from the originals: absolute, squared, and in their edges."
+    outlines = sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(images)))
+    return F.l1_loss(y, images) + 8 * F.mse_loss(y, images) + outlines
+
+
 def vae_loss(vae, images: Tensor, noise: Tensor, kl_weight: float = 5e-3) -> tuple[Tensor, Tensor]:
     """Training loss and PSNR (dB). Our choice.
 
@@ -176,10 +184,8 @@ def vae_loss(vae, images: Tensor, noise: Tensor, kl_weight: float = 5e-3) -> tup
     dist = vae.encode(images).latent_dist
     z = dist.mean + dist.std * noise
     y = vae.decode(z).sample
-    outlines = sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(images)))
-    recon = F.l1_loss(y, images) + 8 * F.mse_loss(y, images) + outlines
     kl = 0.5 * (dist.mean**2 + dist.var - 1 - dist.logvar).mean()
-    return recon + kl_weight * kl, decibels(y.detach(), images)
+    return picture_loss(y, images) + kl_weight * kl, decibels(y.detach(), images)
 
 # %% ../../nbs/05_vae/05_autoencoder.ipynb #a1ae0009
 def vae_step(model, batch: dict, config, generator) -> tuple[Tensor, dict]:
@@ -194,10 +200,29 @@ def vae_step(model, batch: dict, config, generator) -> tuple[Tensor, dict]:
 
 def vae_config(steps: int, **changes) -> LoopConfig:
     "The loop's settings for the toy's autoencoder (our choice); `changes` replace some."
-    recipe = dict(batch_size=8, lr=2e-3, warmup=min(50, steps // 4), schedule="cosine")
-    recipe |= dict(betas=(0.9, 0.99), weight_decay=1e-3, ema=0.0)
-    recipe |= dict(validate_every=0, sample_every=0, checkpoint_every=200, keep_last=2)
-    return LoopConfig(steps=steps, **(recipe | changes))
+    recipe = dict(batch_size=16, lr=8e-3, warmup=min(50, steps // 4), schedule="cosine")
+    recipe |= dict(final_lr=0.01, betas=(0.9, 0.99), weight_decay=1e-3, ema=0.0)
+    recipe |= dict(precision="bf16", validate_every=0, sample_every=0)
+    return LoopConfig(steps=steps, **(recipe | dict(checkpoint_every=200, keep_last=2) | changes))
+
+
+def pixel_ends(vae: ToyVAE) -> list[Tensor]:
+    "The two kernels that touch pixels: the first of the encoder, the last of the decoder."
+    return [vae.encoder[1].weight, vae.decoder[-2].weight]
+
+
+def kernels_but(ends: list[Tensor]):
+    "Rule for `muon_optimiser`: Muon has the kernels of convolutions, but for `ends`."
+
+    def parts_of(name, weight):
+        return int(weight.ndim == 4 and all(weight is not end for end in ends))
+
+    return parts_of
+
+
+def vae_optimiser(vae: ToyVAE, config: LoopConfig) -> Muon:
+    "Muon for the kernels between the ends, AdamW for the rest (our choice)."
+    return muon_optimiser(vae, config, kernels_but(pixel_ends(vae)))
 
 
 class ImageBatches:
