@@ -53,7 +53,8 @@ class TextConfig(Config):
             vocab_size=vocab_size,
             hidden_size=160,
             intermediate_size=128,
-            num_hidden_layers=6,
+            num_hidden_layers=7,
+            layer_types=(*LAYER_KINDS * 3, "full_attention"),  # the last one is for answers alone
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=32,
@@ -113,16 +114,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 # %% ../../nbs/06_text/06_gpt_oss.ipynb #380fc6ba
-def attention_mask(mask: Tensor, window: int | None = None) -> Tensor:
+def attention_mask(mask: Tensor, window: int | None = None, document=None) -> Tensor:
     """Who may look at whom: mask [B, S] -> bool [B, 1, S, S] (query, key).
 
-    Causal, real keys only, and at most `window` tokens back (itself included)."""
+    Causal, real keys only, and at most `window` tokens back (itself included); with `document`
+    long [B, S], only tokens of the same number."""
     i = torch.arange(mask.shape[1], device=mask.device)
     back = i[:, None] - i[None, :]
     see = back >= 0
     if window is not None:
         see &= back < window
-    return see & mask[:, None, None, :]
+    see = see & mask[:, None, None, :]
+    if document is not None:
+        see = see & (document[:, None, :, None] == document[:, None, None, :])
+    return see
 
 # %% ../../nbs/06_text/06_gpt_oss.ipynb #b52fc6fc
 def sink_attention(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, see: Tensor):
@@ -263,7 +268,7 @@ class Decoder(nn.Module):
 class GptOss(nn.Module):
     """GPT-OSS (arXiv 2508.10925). State-dict keys are those of transformers' `GptOssForCausalLM`.
 
-    `model(ids [B, S], mask [B, S] or None)` -> logits [B, S, vocab];
+    `model(ids [B, S], mask [B, S] or None)` -> logits [B, S, vocab], those of `head` on the last state;
     `model.features(ids, mask, layers)` -> hidden states."""
 
     def __init__(self, config: TextConfig):
@@ -278,14 +283,16 @@ class GptOss(nn.Module):
         # Unit size: what a token is must not drown in what the layers add (our choice).
         nn.init.normal_(self.model.embed_tokens.weight)
 
-    def residual_stream(self, ids: Tensor, mask: Tensor | None = None, upto: int | None = None):
+    def residual_stream(self, ids: Tensor, mask=None, upto: int | None = None, document=None):
         """Yield the hidden state [B, S, D], zeros at padding, after each layer 0, 1, ... `upto`.
 
-        Layers beyond are never run."""
+        Layers beyond are never run. `document` long [B, S]: a number for each token where a row
+        holds several documents, none of which sees another."""
         c = self.config
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         rope = yarn_rope_table(ids.shape[1], c.head_dim, c.rope_parameters, ids.device)
-        see = {w: attention_mask(mask, w) for w in {layer.window for layer in self.model.layers}}
+        windows = {layer.window for layer in self.model.layers}
+        see = {w: attention_mask(mask, w, document) for w in windows}
         x = self.model.embed_tokens(ids[mask])  # [T, D]
         for layer in self.model.layers[: None if upto is None else upto + 1]:
             x = layer(x, rope, see[layer.window], mask)
@@ -297,7 +304,11 @@ class GptOss(nn.Module):
         kept = {i: x for i, x in enumerate(stream) if i in layers}
         return [kept[i] for i in layers]
 
+    def head(self, x: Tensor) -> Tensor:
+        "Logits from hidden states after the last layer. [..., D] -> [..., vocab]"
+        return self.lm_head(self.model.norm(x))
+
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         for x in self.residual_stream(ids, mask):
             pass
-        return self.lm_head(self.model.norm(x))
+        return self.head(x)
