@@ -268,7 +268,7 @@ class Decoder(nn.Module):
 class GptOss(nn.Module):
     """GPT-OSS (arXiv 2508.10925). State-dict keys are those of transformers' `GptOssForCausalLM`.
 
-    `model(ids [B, S], mask [B, S] or None)` -> logits [B, S, vocab], those of `head` on the last state;
+    `model(ids [B, S], mask [B, S] or None)` -> logits [B, S, vocab];
     `model.features(ids, mask, layers)` -> hidden states."""
 
     def __init__(self, config: TextConfig):
