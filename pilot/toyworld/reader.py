@@ -112,7 +112,7 @@ class ReaderNet(nn.Module):
 
     def __init__(self, width: int = 64):
         super().__init__()
-        self.width = width
+        self.config = dict(width=width)
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), _layer(12, width // 2))
         self.fine = nn.Sequential(_layer(width // 2, width, 2), _Block(width))  # stride 4
         self.coarse = nn.Sequential(
@@ -239,6 +239,23 @@ def _sign(length, color, letters, least):
     return Sign(word, HUES[color[place].argmax().item()], ("top", "bottom")[place])
 
 
+def save_net(net: nn.Module, path):
+    "Write the weights of a reader in half precision, with its `config`."
+    weights = {
+        k: v.half().contiguous() for k, v in net.state_dict().items() if v.is_floating_point()
+    }
+    save_file(weights, path, {"config": json.dumps(net.config)})
+
+
+def load_net(make, path) -> nn.Module:
+    "The net that `save_net` wrote; make: its class."
+    with safe_open(path, "pt") as file:
+        net = make(**json.loads(file.metadata()["config"]))
+        weights = {k: file.get_tensor(k).float() for k in file.keys()}
+    net.load_state_dict(weights, strict=False)  # the counts of batches are not kept
+    return net
+
+
 def _fused(net):
     "The network for reading alone: each normalisation becomes part of its convolution."
     for layer in net.modules():
@@ -271,13 +288,8 @@ class Reader:
 
     @classmethod
     def load(cls, path, **options) -> "Reader":
-        "The reader in a safetensors file that `save_reader` wrote; options: see the class."
-        with safe_open(path, "pt") as file:
-            config = json.loads(file.metadata()["config"])
-            weights = {k: file.get_tensor(k).float() for k in file.keys()}
-        net = ReaderNet(**config)
-        net.load_state_dict(weights, strict=False)  # without the counts of batches
-        return cls(net, **options)
+        "The reader in a safetensors file that `save_net` wrote; options: see the class."
+        return cls(load_net(ReaderNet, path), **options)
 
     def read(self, images: Tensor) -> list[Reading]:
         """images [B, 3, H, W] in [-1, 1], sides multiples of 16. Raises `DataError` for another
@@ -301,14 +313,6 @@ class Reader:
                 found, settings, [_sign(*v, self.min_letter) for v in signs]
             )
         ]
-
-
-def save_reader(net: ReaderNet, path):
-    "Write the weights in half precision."
-    weights = {
-        k: v.half().contiguous() for k, v in net.state_dict().items() if v.is_floating_point()
-    }
-    save_file(weights, path, {"config": json.dumps({"width": net.width})})
 
 
 # ---- facts

@@ -12,7 +12,7 @@ from lens_ref.vae.autoencoder import ToyVAE
 from .drawing import background, corner, render, spaced
 from .reader import Reader, Reading, holds, passes
 from .reader_pictures import FLAWS, NOTHING, place
-from .reader_training import through_autoencoder
+from .reader_shards import through_autoencoder
 from .second_reader import SecondReader
 from .world import COLORS, PARTS, SKILLS, SPRITES, Fact, sample_scene, scene_facts, vary
 

@@ -1,14 +1,19 @@
 """A second reader of another make, a small transformer, to be kept apart from rewards."""
 
-import json
-
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .reader import LENGTHS, LETTERS, READABLE, Reading, board_crops, check_pictures, world_scale
+from .reader import (
+    LENGTHS,
+    LETTERS,
+    READABLE,
+    Reading,
+    board_crops,
+    check_pictures,
+    load_net,
+    world_scale,
+)
 from .world import COLORS, RING, SETTINGS, SIZES, Sign, Thing, unit
 
 PATCH = 8  # pixels of a side of a token's patch
@@ -189,13 +194,8 @@ class SecondReader:
 
     @classmethod
     def load(cls, path, **options) -> "SecondReader":
-        "The reader in a safetensors file that `save_second` wrote; options: see the class."
-        with safe_open(path, "pt") as file:
-            config = json.loads(file.metadata()["config"])
-            weights = {k: file.get_tensor(k).float() for k in file.keys()}
-        net = SecondNet(**config)
-        net.load_state_dict(weights)
-        return cls(net, **options)
+        "The reader in a safetensors file that `reader.save_net` wrote; options: see the class."
+        return cls(load_net(SecondNet, path), **options)
 
     def read(self, images: Tensor) -> list[Reading]:
         """images [B, 3, H, W] in [-1, 1], sides multiples of 16. Raises `DataError` for another
@@ -226,9 +226,3 @@ class SecondReader:
         sign = _sign(out["length"], out["sign_color"], out["letters"], self.min_letter)
         setting = SETTINGS[out["setting"].argmax().item()]
         return Reading(tuple(things), tuple(scores), setting, sign, size)
-
-
-def save_second(net: SecondNet, path):
-    "Write the weights in half precision."
-    weights = {k: v.half().contiguous() for k, v in net.state_dict().items()}
-    save_file(weights, path, {"config": json.dumps(net.config)})
