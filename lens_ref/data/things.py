@@ -357,25 +357,3 @@ INVERSE = {
     "around": "inside",
     "overlapping": "overlapping",
 }
-
-# %% ../../nbs/04_data/things.ipynb #b2f32d5f
-# The kinds of fact that decide whether a picture passes a test of a skill, as in GenEval.
-NEEDED = {
-    "single": ("object",),
-    "two": ("object",),
-    "counting": ("count",),
-    "colors": ("color",),
-    "position": ("object", "relation"),
-    "attribute": ("object", "color"),
-    "text": ("word",),
-}
-# A relation told from the other side.
-INVERSE = {
-    "left of": "right of",
-    "right of": "left of",
-    "above": "below",
-    "below": "above",
-    "inside": "around",
-    "around": "inside",
-    "overlapping": "overlapping",
-}
