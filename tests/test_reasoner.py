@@ -576,9 +576,7 @@ def test_gains_within_noise_end_the_search(fake, tmp_path):
 
 
 def test_a_language_model_proposes_and_bad_answers_cost_only_their_call(fake, tmp_path):
-    better = (
-        HAND + "\n- If no setting is asked for, take a sandy beach with a strip of sea behind it."
-    )
+    better = HAND + "\n- If no setting is asked for, take a sandy beach."
     replies = iter(
         [
             json.dumps(dict(diagnosis="grey is dull", system=better)),

@@ -92,7 +92,7 @@ EXAMPLES = {
     ),
     example("trois chats rouges", (3, "red", "cat")): ("fr",),
     example("dos peces rosas", (2, "pink", "fish")): ("es",),
-    example("一个绿色的龙", (1, "green", "dragon")): ("zh",),
+    example("一个绿色的狗", (1, "green", "dog")): ("zh",),
     example("青いりんご二つ", (2, "blue", "apple")): ("ja",),
 }
 _WRITING = [rule for rule in read_rules(HAND)[0] if rule.name not in READING]
