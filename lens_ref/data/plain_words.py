@@ -91,7 +91,13 @@ PLACES = {
 RELATIONS = {
     "inside": ("inside", "在{b}里面", "à l'intérieur de", "{b}の中", "dentro de"),
     "around": ("around", "围着{b}", "autour de", "{b}の周り", "alrededor de"),
-    "overlapping": ("behind", "被{b}遮住一部分", "derrière", "{b}の後ろ", "detrás de"),
+    "overlapping": (
+        "overlapping",
+        "与{b}重叠",
+        "en chevauchement avec",
+        "{b}と重なる位置",
+        "en solape con",
+    ),
     "left of": ("to the left of", "在{b}左边", "à gauche de", "{b}の左", "a la izquierda de"),
     "right of": ("to the right of", "在{b}右边", "à droite de", "{b}の右", "a la derecha de"),
     "above": ("above", "在{b}上方", "au-dessus de", "{b}の上", "encima de"),

@@ -191,7 +191,8 @@ def _forms(skill):
 def _wish(rng, skill, form, id):
     while True:
         scene = sample_scene(rng, skill)
-        if form != "arithmetic" or any(len(g) > 1 for g in scene.groups.values()):
+        one_color = len(scene.bunches) == len(scene.groups)  # a wish gives a kind one colour
+        if one_color and (form != "arithmetic" or len(scene.things) > len(scene.groups)):
             break
     text = say_wish(scene, skill, form if form in LANGUAGES else "en")
     if form == "misspelt":
