@@ -1,4 +1,4 @@
-"Autoencoders that differ in one thing: their steps, their cost, their measures, and the comparison."
+"Autoencoders that differ in one thing: steps, cost, measures, and the comparison."
 
 import random
 
@@ -191,7 +191,7 @@ def test_tokens_of_facts_share_what_facts_share():
 
 @pytest.mark.timeout(200)
 def test_a_comparison_goes_on_where_it_was_killed(tmp_path, monkeypatch):
-    "With a stop in the first autoencoder and one in the first transformer."
+    "The stop comes after a step of the first transformer and before its look."
     config = A.VAEAblationConfig(**TINY)
     whole = A.ablate_vae(tmp_path / "whole", config, Coin(), quiet)
     assert [c["rows"][-1]["cost"] for c in whole["arms"]["few"]["curves"]] == [1.0]
