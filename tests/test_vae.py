@@ -15,6 +15,7 @@ from lens_ref.vae.autoencoder import (
     psnr,
     vae_config,
     vae_loss,
+    vae_optimiser,
     vae_step,
 )
 
@@ -35,7 +36,8 @@ def drawn(dies_at=None):
 def autoencoder(seed=0, **changes):
     torch.manual_seed(seed)
     model = ToyVAE(width=8).to(memory_format=torch.channels_last)
-    return Learner(model, vae_config(6, batch_size=2, checkpoint_every=2, log_every=1, **changes))
+    config = vae_config(6, batch_size=2, checkpoint_every=2, log_every=1, **changes)
+    return Learner(model, config, vae_optimiser(model, config))
 
 
 def run(learner, data, folder=None):
@@ -59,7 +61,7 @@ def test_training_killed_and_resumed_is_bit_equal(tmp_path):
 def test_the_loss_draws_nothing_itself():
     "Without noise on the latents the loss is that of the mean, and it is the same each time."
     vae, images = ToyVAE(width=8), ToyWorld().images(0, 0, 2)
-    noise = torch.zeros(2, 8, 8, 8)
+    noise = torch.zeros(2, 16, 8, 8)
     one, two = (vae_loss(vae, images, noise) for _ in range(2))
     assert torch.equal(one[0], two[0])
     mean = vae.decode(vae.encode(images).latent_dist.mode()).sample
@@ -72,4 +74,4 @@ def test_the_shipped_autoencoder_gives_what_it_gave():
     images = ToyWorld().images(1, 0, 16)
     tokens = encode(vae, images)
     assert decode(vae, tokens, (4, 4)).shape == images.shape
-    assert psnr(vae, images) == pytest.approx(28.7191, abs=2e-3)
+    assert psnr(vae, images) == pytest.approx(29.690, abs=5e-3)

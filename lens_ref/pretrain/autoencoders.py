@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PICTURE_GRID', 'VAE_MEASURES', 'VAEAblationConfig', 'FactTokens', 'FactExam', 'shared_pictures', 'shared_judge',
            'shared_text', 'train_arm', 'arm_vae', 'arm_sizes', 'equal_steps', 'arm_config', 'arm_grades', 'look_steps',
-           'arm_curve', 'run_arm', 'ablate_vae', 'vae_results', 'arm_scores', 'paired_interval', 'vae_table',
-           'score_predictors', 'draw_vae']
+           'arm_learner', 'arm_curve', 'run_arm', 'ablate_vae', 'vae_results', 'arm_scores', 'paired_interval',
+           'vae_table', 'score_predictors', 'draw_vae']
 
 # %% ../../nbs/08_pretrain/autoencoders.ipynb #8a400003
 import os
@@ -304,36 +304,51 @@ def look_steps(steps: int, config: VAEAblationConfig) -> list[int]:
     return [round(steps * (i + 1) / count) for i in range(count)]
 
 
+def arm_learner(arm: Arm, seed: int, vae: ToyVAE, out: Path, config) -> tuple[Learner, CachedData]:
+    "An arm's untrained transformer in the loop, and its data: latents of its own autoencoder."
+    images, text = shared_pictures(out, config)[0], shared_text(out, config)
+    torch.manual_seed(seed)
+    sizes = arm_sizes(arm, text["tokens"].shape[2], config.layers).to_dict()
+    model = init_weights(LensTransformer2DModel(**sizes))
+    learner = Learner(model, arm_config(config, equal_steps(arm, text, config), seed))
+    latents = torch.cat([encode(vae, signed(x)).half() for x in images.split(64)])
+    cache = dict(latents=latents, grid=torch.tensor(PICTURE_GRID), **text)
+    return learner, CachedData(cache, config.batch_size, seed)
+
+
 def arm_curve(arm: Arm, seed: int, vae: ToyVAE, out: Path, config, exam, log=print) -> dict:
     """The scores of an arm's transformer over its training, kept in `out` after every look and
     taken up there: dict(arm, seed, rows, grades, done)."""
     path, run = out / f"dit_{arm.name}_{seed}.json", out / f"run_dit_{arm.name}_{seed}"
-    found = _found(path) or dict(done=False, rows=[])
+    found = _found(path) or dict(arm=arm.name, seed=seed, rows=[], grades=[], done=False)
     if found["done"]:
         return found
-    images, text = shared_pictures(out, config)[0], shared_text(out, config)
-    steps, rows = equal_steps(arm, text, config), {r["step"]: r for r in found["rows"]}
-    torch.manual_seed(seed)
-    sizes = arm_sizes(arm, text["tokens"].shape[2], config.layers).to_dict()
-    model = init_weights(LensTransformer2DModel(**sizes))
-    learner = Learner(model, arm_config(config, steps, seed))
-    latents = torch.cat([encode(vae, signed(x)).half() for x in images.split(64)])
-    cache = dict(latents=latents, grid=torch.tensor(PICTURE_GRID), **text)
-    data = CachedData(cache, config.batch_size, seed)
-    for state in train(learner, pretrain_step, data, folder=run, log=log):
-        if state.step in look_steps(steps, config):
-            with learner.ema.applied(model):
-                grades = arm_grades(model, vae, exam, config, seed)
-            row = dict(step=state.step, cost=state.step / steps, score=fmean(grades))
-            recent = [r["loss"] for r in learner.history[-20:]] or [state.loss]
-            rows[state.step] = row | dict(loss=fmean(recent))
-            log(f"{arm.name} {seed}  step {state.step}/{steps}  score {row['score']:.3f}")
-            found = dict(arm=arm.name, seed=seed, rows=list(rows.values()), grades=grades)
-            write_json(path, found | dict(done=state.step == steps))
-            learner.save(run, pretrain_step, data)
+    learner, data = arm_learner(arm, seed, vae, out, config)
+    learner.resume(run, pretrain_step, data, log=log)
+    steps = learner.config.steps
+
+    def look():  # also one that a stop came before
+        seen = [r["step"] for r in found["rows"]]
+        if learner.step not in look_steps(steps, config) or learner.step in seen:
+            return
+        with learner.ema.applied(learner.model):
+            found["grades"] = arm_grades(learner.model, vae, exam, config, seed)
+        losses = [r["loss"] for r in learner.history[-20:]]
+        row = dict(
+            step=learner.step, cost=learner.step / steps, loss=fmean(losses) if losses else None
+        )
+        found["rows"].append(row | dict(score=fmean(found["grades"])))
+        log(f"{arm.name} {seed}  step {learner.step}/{steps}  score {fmean(found['grades']):.3f}")
+        found["done"] = learner.step == steps
+        write_json(path, found)
+        learner.save(run, pretrain_step, data)
+
+    look()
+    for _ in train(learner, pretrain_step, data, folder=run, log=log):
+        look()
     _finished(learner)
     shutil.rmtree(run, ignore_errors=True)
-    return read_plan(path)
+    return found
 
 # %% ../../nbs/08_pretrain/autoencoders.ipynb #8a400013
 def run_arm(out, name: str, seed: int, config: VAEAblationConfig, reader=None, log=print) -> dict:
