@@ -242,6 +242,8 @@ REFUSED = [
     ("pretrain --cache .", "--out: is missing"),
     ("ablate captions --lr -1", "AblationConfig.lr"),
     ("ablate captions --workers -3", "AblationConfig.workers"),
+    ("ablate vae --arms many", "VAEAblationConfig.arms"),
+    ("ablate vae --model data_samples/toy", "--model"),
     ("ablate rl --grpo-lr -1", "RLAblationConfig.grpo_lr"),
     ("ablate turbo --device garbage", "--device: 'garbage'"),
     ("ablate turbo --arms nothing", "TurboAblationConfig.arms"),
