@@ -183,7 +183,7 @@ def brief_parts(t: Telling, skill: str | None) -> list[str]:
     """The clauses of a brief caption, without end marks: every fact that decides `skill`, or a
     random choice, and now and then a little more. Raises `DataError` for an unknown skill."""
     if skill not in (None, *NEEDED):
-        raise DataError(f"skill: {skill!r} is unknown; pick_common one of {', '.join(NEEDED)}")
+        raise DataError(f"skill: {skill!r} is unknown; choose one of {', '.join(NEEDED)}")
     pairs, sign = related_pairs(t.scene), t.scene.sign
     if sign and (skill == "text" or not t.groups or skill is None and t.chance(0.7)):
         return t.wish_board()
