@@ -26,11 +26,10 @@ def pick_common(options, rng):
 class Telling:
     """One caption in the making: the scene, and the facts and frames told so far.
 
-    A language gives `NOUNS` {kind: names} and `COLORS` {color: words}, and the methods that put
-    things into words: `show`, `show_at`, `describe`, `locate`, `spread`, `count`,
-    `relate`, `board`,
-    `backdrop` for dense captions, `wish`, `wish_related`, `wish_board` for brief ones. Each
-    returns sentences without their end marks and records what they state with `state`."""
+    A language gives `lang`, its file of frames, and the methods that put things into words: `show`,
+    `show_at`, `describe`, `locate`, `spread`, `count`, `relate`, `board`, `backdrop` for dense
+    captions, `wish`, `wish_related`, `wish_board` for brief ones. Each returns sentences without
+    their end marks and records what they state with `state`."""
 
     def __init__(self, scene, rng):
         self.scene, self.rng = scene, rng
